@@ -1,0 +1,107 @@
+"""All errors of mpiframe, one tree, named by what the user sees."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import sys
+
+
+class MpiframeError(Exception):
+    """Base of every error that mpiframe raises on purpose."""
+
+
+class CommandError(MpiframeError):
+    """A command raised on a server.
+
+    The remote exception is ``__cause__`` (where it could be carried over), and the remote traceback,
+    with source lines, is part of the text.
+
+    Attributes
+    ----------
+    request, server, host: where it happened (``None`` where that is not known).
+    remote_traceback: the text that the server's interpreter would have printed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        request: int | None = None,
+        server: int | None = None,
+        host: str | None = None,
+        remote_traceback: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.request = request
+        self.server = server
+        self.host = host
+        self.remote_traceback = remote_traceback
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword attributes would be lost by the default, which calls the class with `args` only.
+        return (type(self), self.args, self.__dict__)
+
+
+class PluginError(CommandError):
+    """A plugin is missing, refused its options, or one of its commands raised."""
+
+
+class CommandSyntaxError(MpiframeError, SyntaxError):
+    """A command string does not compile. Raised at the call; nothing was sent."""
+
+    def __init__(self, message: str, details: tuple[object, ...] | None = None) -> None:
+        if details is None:
+            SyntaxError.__init__(self, message)
+        else:
+            SyntaxError.__init__(self, message, details)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        if self.text is None or self.lineno is None:
+            return str(self.msg)
+        line = self.text.rstrip("\n")
+        stripped = line.lstrip()
+        offset = (self.offset or 1) - 1 - (len(line) - len(stripped))
+        return f"{self.msg} (line {self.lineno})\n    {stripped}\n    {' ' * max(offset, 0)}^"
+
+
+class CommandArgumentError(MpiframeError, TypeError):
+    """What was passed cannot be a command, or the callable does not take these arguments."""
+
+
+class TargetError(MpiframeError, ValueError):
+    """The target names no server. Raised at the call; nothing was sent."""
+
+
+class RequestError(MpiframeError, LookupError):
+    """The request id is unknown, or its response was fetched before."""
+
+
+class ServerLost(MpiframeError):
+    """The server ended before it answered."""
+
+
+if sys.version_info >= (3, 11):  # from here on the two are one class
+
+    class CommandTimeout(MpiframeError, TimeoutError):
+        """Waiting, or the command itself, took longer than the time-out that was given."""
+
+else:
+
+    class CommandTimeout(MpiframeError, concurrent.futures.TimeoutError, TimeoutError):
+        """Waiting, or the command itself, took longer than the time-out that was given."""
+
+
+class CommandCancelled(MpiframeError, concurrent.futures.CancelledError):
+    """The request was cancelled before it could end."""
+
+
+class SerializationError(MpiframeError, TypeError):
+    """An argument or a result cannot be pickled, or cannot be unpickled where it arrived."""
+
+
+class WorldError(MpiframeError, RuntimeError):
+    """There is no MPI world to work in, or it is closed."""
+
+
+class RemoteException(MpiframeError):
+    """Stands in for a remote exception that could not be carried over; says its type and text."""

@@ -1,0 +1,90 @@
+"""What this process can know of its machine without MPI: cores, host identity, addresses."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, or the container's CPU quota where that is less."""
+    return max(1, min(len(affinity()), quota() or 1 << 20))
+
+
+def affinity() -> list[int]:
+    """The numbers of the cores that the kernel may run this process on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def quota() -> int | None:
+    """Whole cores that a cgroup quota (version 2 or 1) leaves, or None without one."""
+    try:
+        allowed, period = _read("/sys/fs/cgroup/cpu.max").split()
+    except (OSError, ValueError):
+        try:
+            allowed = _read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").strip()
+            period = _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us").strip()
+        except OSError:
+            return None
+    if allowed in ("max", "-1"):
+        return None
+    return max(1, math.ceil(int(allowed) / int(period)))
+
+
+def host_key() -> str:
+    """Equal for two processes exactly if a Unix socket and shared memory can join them.
+
+    Host name and boot id name the kernel; the two namespaces tell containers and network namespaces
+    on one kernel apart.
+    """
+    parts = [socket.gethostname()]
+    try:
+        parts.append(_read("/proc/sys/kernel/random/boot_id").strip())
+    except OSError:
+        parts.append("-")
+    for link in ("/proc/self/ns/net", "/proc/self/ns/mnt"):
+        try:
+            parts.append(os.readlink(link))
+        except OSError:
+            parts.append("-")
+    return "|".join(parts)
+
+
+def addresses() -> list[str]:
+    """IPv4 addresses by which other hosts may reach this one, loopback left out."""
+    found: list[str] = []
+    try:
+        for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET, socket.SOCK_STREAM):
+            found.append(str(info[4][0]))
+    except OSError:
+        pass  # a host name that does not resolve: the routed address below still stands
+    return [a for a in dict.fromkeys(found) if not a.startswith("127.")]
+
+
+def address_towards(peer: str) -> str | None:
+    """The address of the interface from which this host reaches `peer` (no packet is sent)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((peer, 9))
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
+
+
+def process_usage() -> tuple[float, int]:
+    """CPU seconds (user and system) and resident bytes of this process."""
+    times = os.times()
+    try:
+        pages = int(_read("/proc/self/statm").split()[1])
+        rss = pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        rss = 0
+    return times.user + times.system, rss
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()

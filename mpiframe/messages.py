@@ -1,0 +1,179 @@
+"""What travels and what is queued: the words that client and servers share.
+
+On the wire a message is one `marshal` frame of plain tuples (see `codec`), because dataclasses cost
+ten times as much to pickle as a small command takes to run. The classes here are what the two ends
+hold before and after.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpiframe.errors import MpiframeError
+
+
+class Status(str, enum.Enum):
+    """The states of a request; the last five are ends."""
+
+    QUEUED = "queued"
+    SENT = "sent"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    TIMEOUT = "timeout"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Mode(enum.IntEnum):
+    """How a server runs a command."""
+
+    EVAL = 0  # a string that is an expression
+    EXEC = 1  # any other string
+    CALL = 2  # a callable with its arguments
+    MAP = 3  # a callable and a list of argument tuples: one chunk of a map
+
+
+class Down(enum.IntEnum):
+    """Kinds of message from the client to a server."""
+
+    RUN = 0  # a batch of commands
+    SESSION = 1  # the client's options, once, before the first command
+    FORGET = 2  # drop every cached function
+    STOP = 3  # end the session: stop plugins, then wait for the client's process to end
+
+
+class Up(enum.IntEnum):
+    """Kinds of message from a server to the client."""
+
+    ANSWERS = 0  # a batch of answers
+    OUTPUT = 1  # a piece of what a command printed
+    LOG = 2  # a log record
+    DEFERRED = 3  # a command returned a Future: its answer comes later, the FIFO goes on
+    EVENT = 4  # something a plugin emitted
+    STOPPED = 5  # the last message of a session
+
+
+class Outcome(enum.IntEnum):
+    """How a command ended on the server, and so how its payload is to be read."""
+
+    VALUE = 0  # the payload is the plain value itself
+    PICKLED = 1  # the payload is pickle data, its large buffers travel beside it
+    RAISED = 2  # (exception payload, traceback text, one-line summary)
+    UNSENDABLE = 3  # the result cannot be pickled: (traceback text, summary)
+
+
+class PluginCall(str):
+    """The command of a request that a plugin's proxy made, as text: "plugin.command"."""
+
+    __slots__ = ()
+
+
+Buffers = Sequence[Any]
+"""Contiguous buffers (PEP 3118) that travel beside a message, uncopied."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One command on one server (or on the first that is free), from push to response.
+
+    The dispatcher reads `id, target, key, deadline, retries, large` and writes `server, status, ended`;
+    the last fields are written when the answer has been read.
+    """
+
+    id: int
+    target: int | None
+    key: int  # commands with the same key are expected to take about as long
+    command: Any  # what the user passed: a string or a callable
+    frame: tuple[Any, ...]  # what is sent: (id, mode, body, parameters, function key)
+    buffers: Buffers = ()
+    large: bool = False  # has buffers: not sent ahead to a busy server
+    queued_at: float = 0.0  # seconds since the epoch
+    deadline: float | None = None  # monotonic seconds
+    retries: int = 0
+    status: Status = Status.QUEUED
+    server: int | None = None
+    future: Any = None
+    output: list[tuple[int, str]] | None = None  # (1 stdout or 2 stderr, text), as it arrived
+    ended: bool = False  # nothing more will become of it
+    told: bool = False  # the four below are valid, and `status` is final
+    value: Any = None
+    error: MpiframeError | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Response:
+    """What became of one command.
+
+    Attributes
+    ----------
+    id: the request's number; server: the rank that ran it (None if none did); host: its host name.
+    command: what was pushed. status: done, failed, cancelled, lost or timeout.
+    successful: status is done. ret: the value (None for statements and for failures).
+    traceback: the remote traceback with source lines, or what went wrong; None on success.
+    stdout, stderr: what the command printed.
+    queued_at, started_at, finished_at: seconds since the epoch; the first by the client's clock, the
+    others by the server's (None if it never started).
+    """
+
+    id: int
+    server: int | None
+    command: Any
+    status: Status
+    successful: bool
+    ret: Any
+    traceback: str | None
+    stdout: str
+    stderr: str
+    queued_at: float
+    started_at: float | None
+    finished_at: float | None
+    host: str | None
+    error: MpiframeError | None = field(default=None, repr=False)
+
+    def result(self) -> Any:
+        """Return `ret`, or raise the error that ended the command."""
+        if self.error is not None:
+            raise self.error
+        return self.ret
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """One row of `Client.servers`.
+
+    `state` is idle, busy or lost; `queued` counts commands that wait for this server alone; `running`
+    is the id of the request it works on; `cpu` is CPU seconds used so far, `rss` resident bytes (both
+    None where the server could not be asked).
+    """
+
+    rank: int
+    host: str
+    pid: int
+    state: str
+    queued: int
+    running: int | None
+    cpu: float | None
+    rss: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorldFacts:
+    """What the world of this run stands on; `mpiframe doctor` prints it."""
+
+    mpi: str
+    thread_level: str
+    ranks: int
+    hosts: int
+    doorbell: dict[int, str]  # server rank -> "unix", "tcp" or "polling"
+    spin: bool
+    cores: int
