@@ -1,0 +1,368 @@
+"""The dispatcher: which request goes to which server, and when. A state machine without I/O.
+
+Events go in (`joined`, `pushed`, `answered`, `deferred`, `lost`, `cancelled`, `time_passed`), and
+instructions come out (`Send`, `End`, `Interrupt`); the client carries them out. There is no clock, no
+thread and no MPI here, so every rule of scheduling is tested by plain calls.
+
+The rules:
+
+1. A request for one server waits in that server's own queue; the others wait in the shared queue. A
+   server takes from its own queue first, then from the shared one, each in the order of pushing.
+2. A server that works gets more sent ahead only while all it holds, and what would follow, is known
+   to be short (`Pace`). So a long command never has another one stuck behind it on its server.
+3. A request ends once. What is heard of it later is dropped.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from mpiframe.messages import Request, Status
+
+SHORT = 1e-3
+"""Commands expected to take no longer than this (seconds) may be sent ahead."""
+BUDGET = 2e-3
+"""Seconds of expected work that a server may hold."""
+WINDOW = 256
+"""Commands that a server may hold at most."""
+_SENT = Status.SENT  # looking a member up in its class takes as long as the rest of the line
+
+
+@dataclass(slots=True)
+class Send:
+    """Send these requests to this server, in this order."""
+
+    rank: int
+    requests: list[Request]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """This request ends here, without an answer from a server."""
+
+    request: Request
+    status: Status
+    server: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Raise KeyboardInterrupt in this request's command, if the server still runs it."""
+
+    rank: int
+    id: int
+
+
+Instruction = Send | End | Interrupt
+
+
+class Pace:
+    """How long commands take, by key: a maximum that decays, so one slow run is remembered a while."""
+
+    def __init__(self, size: int = 4096) -> None:
+        self._seconds: OrderedDict[int, float] = OrderedDict()
+        self._size = size
+
+    def learn(self, key: int, seconds: float) -> None:
+        """Take note that a command with this key took `seconds`."""
+        known = self._seconds
+        old = known.get(key)
+        if old is None:
+            known[key] = seconds
+            if len(known) > self._size:
+                known.popitem(last=False)
+        else:
+            known[key] = seconds if seconds >= old else 0.9 * old + 0.1 * seconds
+
+    def expected(self, key: int) -> float | None:
+        """Seconds, or None while nothing is known."""
+        return self._seconds.get(key)
+
+
+@dataclass(slots=True)
+class _Server:
+    rank: int
+    own: deque[Request] = field(default_factory=deque)
+    sent: dict[int, Request] = field(default_factory=dict)  # in the order they were sent
+    waiting: dict[int, Request] = field(default_factory=dict)  # answered by a Future, later
+    load: float = 0.0  # expected seconds of all that is sent
+    barrier: bool = False  # something long, unknown or large is among it: send nothing ahead
+    queued: int = 0  # live requests in `own` (cancelled ones stay there until they are reached)
+
+
+class Dispatcher:
+    """Feed it events; do what the instructions say. See the module's text for the rules."""
+
+    def __init__(self) -> None:
+        self.pace = Pace()
+        self._servers: dict[int, _Server] = {}
+        self._lost: set[int] = set()
+        self._idle: dict[int, None] = {}  # an ordered set; the last to become idle is still warm
+        self._shared: deque[Request] = deque()
+        self._deadlines: list[tuple[float, int]] = []
+        self._timed: dict[int, Request] = {}
+        self._story: deque[tuple[int, str, int | None]] = deque(maxlen=4096)
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def joined(self, rank: int) -> list[Instruction]:
+        """A server is ready for commands."""
+        self._servers[rank] = _Server(rank)
+        self._lost.discard(rank)
+        self._idle[rank] = None
+        return self._refill(self._servers[rank])
+
+    def pushed(self, request: Request) -> list[Instruction]:
+        """A request was made. Its target, if it has one, must be a live server."""
+        if request.deadline is not None:
+            if len(self._deadlines) > 2 * len(self._timed) + 64:  # most have ended long before their time
+                self._deadlines = [(r.deadline or 0.0, r.id) for r in self._timed.values()]
+                heapq.heapify(self._deadlines)
+            heapq.heappush(self._deadlines, (request.deadline, request.id))
+            self._timed[request.id] = request
+        if request.target is None:
+            if not self._servers:
+                return [self._end(request, Status.LOST, None)]
+            if self._idle:
+                rank = self._idle.popitem()[0]
+                return [self._send_one(self._servers[rank], request)]
+            self._shared.append(request)
+            return []
+        server = self._servers.get(request.target)
+        if server is None:
+            return [self._end(request, Status.LOST, request.target)]
+        if not server.sent:
+            self._idle.pop(server.rank, None)
+            return [self._send_one(server, request)]
+        if not server.queued and self._fits(server, request):
+            return [self._send_one(server, request)]
+        server.own.append(request)
+        server.queued += 1
+        return []
+
+    def answered(self, rank: int, answers: Iterable[tuple[int, float]]) -> list[Instruction]:
+        """A server answered requests: pairs of id and seconds that the command took."""
+        server = self._servers.get(rank)
+        if server is None:
+            return []
+        sent, timed = server.sent, self._timed
+        for id, seconds in answers:
+            request = sent.pop(id, None)
+            if request is None:
+                server.waiting.pop(id, None)
+            else:
+                self.pace.learn(request.key, seconds)
+            if timed:
+                timed.pop(id, None)
+            self._story.append((id, "answered", rank))
+        return self._settle(server)
+
+    def deferred(self, rank: int, id: int, seconds: float) -> list[Instruction]:
+        """A command returned a Future: it is answered later, and the server's FIFO goes on."""
+        server = self._servers.get(rank)
+        if server is None or id not in server.sent:
+            return []
+        request = server.sent.pop(id)
+        server.waiting[id] = request
+        self.pace.learn(request.key, seconds)
+        self._story.append((id, "deferred", rank))
+        return self._settle(server)
+
+    def lost(self, rank: int) -> list[Instruction]:
+        """A server is gone: what it had been sent is lost or retried, the rest moves on or fails."""
+        server = self._servers.pop(rank, None)
+        if server is None:
+            return []
+        self._lost.add(rank)
+        self._idle.pop(rank, None)
+        instructions: list[Instruction] = []
+        again: list[Request] = []
+        for request in [*server.waiting.values(), *server.sent.values()]:
+            if request.ended:
+                continue
+            if request.retries > 0 and request.target is None and self._servers:
+                request.retries -= 1
+                request.status, request.server = Status.QUEUED, None
+                again.append(request)
+            else:
+                instructions.append(self._end(request, Status.LOST, rank))
+        instructions += [self._end(r, Status.LOST, rank) for r in server.own if not r.ended]
+        self._shared.extendleft(reversed(again))
+        if not self._servers:
+            instructions += [self._end(r, Status.LOST, None) for r in self._shared if not r.ended]
+            self._shared.clear()
+        while self._idle and self._shared:
+            instructions += self._refill(self._servers[next(reversed(self._idle))])
+        return instructions
+
+    def cancelled(self, request: Request) -> list[Instruction]:
+        """The user cancels a request; only one that is still queued here can be."""
+        if request.ended or request.status is not Status.QUEUED:
+            return []
+        self._forget_queued(request)
+        return [self._end(request, Status.CANCELLED, None)]
+
+    def time_passed(self, now: float) -> list[Instruction]:
+        """End the requests whose deadline has passed; `now` is the clock of `Request.deadline`."""
+        instructions: list[Instruction] = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            id = heapq.heappop(self._deadlines)[1]
+            request = self._timed.pop(id, None)
+            if request is None or request.ended:
+                continue
+            if request.status is Status.QUEUED:
+                self._forget_queued(request)
+            elif request.server is not None:
+                instructions.append(Interrupt(request.server, id))
+            instructions.append(self._end(request, Status.TIMEOUT, request.server))
+        return instructions
+
+    # -- questions ------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When `time_passed` has something to do, or None."""
+        while self._deadlines and self._deadlines[0][1] not in self._timed:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def idle(self, target: int | None) -> int | None:
+        """The server that would get a request for this target at once, or None."""
+        if target is None:
+            return next(reversed(self._idle), None)
+        return target if target in self._idle else None
+
+    def ranks(self) -> list[int]:
+        """The servers that live, ascending."""
+        return sorted(self._servers)
+
+    def is_live(self, rank: int) -> bool:
+        """Whether this server has joined and is not lost."""
+        return rank in self._servers
+
+    def is_lost(self, rank: int) -> bool:
+        """Whether this server was one and is gone."""
+        return rank in self._lost
+
+    def row(self, rank: int) -> tuple[int, int | None]:
+        """(commands that wait for this server alone, the id it works on or None)."""
+        server = self._servers[rank]
+        ahead = max(len(server.sent) - 1, 0)
+        return server.queued + ahead, next(iter(server.sent), None)
+
+    def running(self, rank: int) -> int | None:
+        """The id of the request that this server works on."""
+        server = self._servers.get(rank)
+        return next(iter(server.sent), None) if server else None
+
+    def state(self, request: Request) -> Status:
+        """The status of a request; `running` for the first one that its server was sent."""
+        if request.status is Status.SENT and request.server is not None:
+            return Status.RUNNING if self.running(request.server) == request.id else Status.SENT
+        return request.status
+
+    def story(self, id: int) -> list[str]:
+        """What happened to one request, as far back as the (bounded) record goes."""
+        return [
+            event if rank is None else f"{event} (server {rank})"
+            for number, event, rank in self._story
+            if number == id
+        ]
+
+    def validate(self) -> None:
+        """Raise AssertionError if the state contradicts itself; for tests."""
+        for rank, server in self._servers.items():
+            live = [r for r in server.own if r.status is Status.QUEUED]
+            assert server.queued == len(live), (rank, server.queued, len(live))
+            assert (rank in self._idle) == (not server.sent), rank
+            assert not (live and not server.sent), f"server {rank} is idle while its queue is not empty"
+            assert len(server.sent) <= WINDOW, rank
+            assert all(r.target in (None, rank) for r in server.sent.values()), rank
+        waits = any(r.status is Status.QUEUED for r in self._shared)
+        assert not (waits and self._idle), "a server is idle while the shared queue is not empty"
+        assert set(self._idle) <= set(self._servers)
+        assert not self._lost & set(self._servers)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _fits(self, server: _Server, request: Request) -> bool:
+        if server.barrier or request.large or len(server.sent) >= WINDOW:
+            return False
+        if request.deadline is not None:
+            return False  # once sent it can be interrupted only while it runs
+        expected = self.pace.expected(request.key)
+        return expected is not None and expected <= SHORT and server.load + expected <= BUDGET
+
+    def _book(self, server: _Server, request: Request) -> None:
+        server.sent[request.id] = request
+        request.server = server.rank
+        request.status = _SENT
+        expected = self.pace.expected(request.key)
+        if expected is None or expected > SHORT or request.large:
+            server.barrier = True
+        else:
+            server.load += expected
+        self._story.append((request.id, "sent", server.rank))
+
+    def _send_one(self, server: _Server, request: Request) -> Send:
+        self._book(server, request)
+        return Send(server.rank, [request])
+
+    def _settle(self, server: _Server) -> list[Instruction]:
+        """After answers: the load is what is still out, and there may be room for more."""
+        if not server.sent:
+            server.load = 0.0
+            server.barrier = False
+            if not server.queued and not self._shared:
+                self._idle[server.rank] = None
+                return []
+        elif not server.barrier:
+            # Estimates move while commands are out, so the sum is made anew; the window bounds it.
+            expected = self.pace.expected
+            server.load = sum([expected(r.key) or 0.0 for r in server.sent.values()])
+        return self._refill(server)
+
+    def _refill(self, server: _Server) -> list[Instruction]:
+        batch: list[Request] = []
+        for queue in (server.own, self._shared):
+            own = queue is server.own
+            for request in self._heads(queue):
+                if server.sent and not self._fits(server, request):
+                    break
+                queue.popleft()
+                if own:
+                    server.queued -= 1
+                self._book(server, request)
+                batch.append(request)
+            if own and server.queued:
+                break  # its own queue comes first: nothing overtakes it
+        if server.sent:
+            self._idle.pop(server.rank, None)
+        else:
+            self._idle[server.rank] = None
+        return [Send(server.rank, batch)] if batch else []
+
+    @staticmethod
+    def _heads(queue: deque[Request]) -> Iterator[Request]:
+        """The head of the queue again and again, without the ended ones."""
+        while queue:
+            if queue[0].status is not Status.QUEUED:
+                queue.popleft()
+                continue
+            yield queue[0]
+
+    def _forget_queued(self, request: Request) -> None:
+        """Book a queued request out; it stays in its deque until it is reached there."""
+        if request.target is not None:
+            server = self._servers.get(request.target)
+            if server is not None:
+                server.queued -= 1
+
+    def _end(self, request: Request, status: Status, server: int | None) -> End:
+        request.status = status
+        request.ended = True
+        self._timed.pop(request.id, None)
+        self._story.append((request.id, status.value, server))
+        return End(request, status, server)

@@ -1,0 +1,665 @@
+"""The dispatcher's rules, one by one, and under random histories. No process, no clock, no MPI."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from mpiframe.messages import Request, Status
+from mpiframe.queues import BUDGET, SHORT, WINDOW, Dispatcher, End, Interrupt, Pace, Send
+
+FAST, SLOW, NEW = 1, 2, 3  # keys of commands: known to be short, known to be long, unknown
+
+
+class Desk:
+    """A dispatcher whose state is checked after each event; its answers as short tuples."""
+
+    def __init__(self, servers: int = 0) -> None:
+        self.dispatcher = Dispatcher()
+        self.dispatcher.pace.learn(FAST, SHORT / 100)
+        self.dispatcher.pace.learn(SLOW, 10.0)
+        self.requests: dict[int, Request] = {}
+        self._ids = itertools.count(1)
+        for rank in range(1, servers + 1):
+            assert self.join(rank) == []
+
+    def told(self, instructions: list[Any]) -> list[tuple[Any, ...]]:
+        self.dispatcher.validate()
+        words: list[tuple[Any, ...]] = []
+        for said in instructions:
+            if isinstance(said, Send):
+                words.append(("send", said.rank, *[r.id for r in said.requests]))
+            elif isinstance(said, End):
+                assert said.request.status is said.status
+                assert said.request.ended
+                words.append((said.status.value, said.request.id, said.server))
+            else:
+                assert isinstance(said, Interrupt)
+                words.append(("interrupt", said.rank, said.id))
+        return words
+
+    def join(self, rank: int) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.joined(rank))
+
+    def push(self, target: int | None, key: int = NEW, **options: Any) -> list[tuple[Any, ...]]:
+        id = next(self._ids)
+        request = Request(id=id, target=target, key=key, command="", frame=(), **options)
+        self.requests[id] = request
+        return self.told(self.dispatcher.pushed(request))
+
+    def answer(self, rank: int, *ids: int, seconds: float = 10.0) -> list[tuple[Any, ...]]:
+        for id in ids:
+            if not self.requests[id].ended:
+                self.requests[id].status, self.requests[id].ended = Status.DONE, True
+        return self.told(self.dispatcher.answered(rank, [(id, seconds) for id in ids]))
+
+    def defer(self, rank: int, id: int, seconds: float = 10.0) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.deferred(rank, id, seconds))
+
+    def lose(self, rank: int) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.lost(rank))
+
+    def cancel(self, id: int) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.cancelled(self.requests[id]))
+
+    def time(self, now: float) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.time_passed(now))
+
+    def status(self, id: int) -> Status:
+        return self.dispatcher.state(self.requests[id])
+
+
+# -- order ----------------------------------------------------------------------------------------
+
+
+def test_one_server_starts_its_commands_in_the_order_of_pushing() -> None:
+    desk = Desk(1)
+    assert desk.push(1) == [("send", 1, 1)]
+    assert [desk.push(1) for _ in range(3)] == [[], [], []]
+    assert desk.answer(1, 1) == [("send", 1, 2)]
+    assert desk.answer(1, 2) == [("send", 1, 3)]
+    assert desk.answer(1, 3) == [("send", 1, 4)]
+    assert desk.answer(1, 4) == []
+
+
+def test_a_busy_server_does_not_hold_up_the_others() -> None:
+    desk = Desk(2)
+    desk.push(1)
+    assert desk.push(1) == []
+    assert desk.push(2) == [("send", 2, 3)]
+    assert desk.answer(2, 3) == []
+    assert desk.push(2) == [("send", 2, 4)]
+
+
+def test_first_available_goes_to_an_idle_server_else_to_the_first_that_becomes_free() -> None:
+    desk = Desk(2)
+    first, second = desk.push(None), desk.push(None)
+    assert {first[0][1], second[0][1]} == {1, 2}
+    assert desk.push(None) == []
+    assert desk.push(None) == []
+    assert desk.answer(2, 1 if first[0][1] == 2 else 2) == [("send", 2, 3)]
+    assert desk.answer(1, 2 if first[0][1] == 2 else 1) == [("send", 1, 4)]
+
+
+def test_the_server_that_worked_last_is_still_warm() -> None:
+    desk = Desk(3)
+    desk.push(2)
+    desk.answer(2, 1)
+    assert desk.push(None) == [("send", 2, 2)]
+
+
+def test_a_server_takes_its_own_queue_before_the_shared_one() -> None:
+    desk = Desk(1)
+    desk.push(1)
+    desk.push(None)
+    desk.push(1)
+    assert desk.answer(1, 1) == [("send", 1, 3)]
+    assert desk.answer(1, 3) == [("send", 1, 2)]
+
+
+def test_a_batch_may_hold_both_and_nothing_overtakes_the_own_queue() -> None:
+    desk = Desk(1)
+    desk.push(1, SLOW)
+    desk.push(None, FAST)
+    desk.push(1, FAST)
+    desk.push(1, FAST)
+    assert desk.answer(1, 1) == [("send", 1, 3, 4, 2)]
+
+    desk = Desk(1)
+    desk.push(1, SLOW)
+    desk.push(None, FAST)
+    desk.push(1, FAST)
+    desk.push(1, SLOW)  # cannot follow a running one, so the shared one must not either
+    assert desk.answer(1, 1) == [("send", 1, 3)]
+    assert desk.answer(1, 3, seconds=0) == [("send", 1, 4)]
+    assert desk.answer(1, 4) == [("send", 1, 2)]
+
+
+# -- sending ahead --------------------------------------------------------------------------------
+
+
+def test_short_commands_are_sent_ahead() -> None:
+    desk = Desk(1)
+    assert [desk.push(1, FAST) for _ in range(3)] == [[("send", 1, id)] for id in (1, 2, 3)]
+    assert desk.status(1) is Status.RUNNING
+    assert desk.status(2) is Status.SENT
+
+
+@pytest.mark.parametrize(
+    ("running", "following"),
+    [
+        ({"key": NEW}, {"key": FAST}),
+        ({"key": SLOW}, {"key": FAST}),
+        ({"key": FAST, "large": True}, {"key": FAST}),
+        ({"key": FAST}, {"key": NEW}),
+        ({"key": FAST}, {"key": SLOW}),
+        ({"key": FAST}, {"key": FAST, "large": True}),
+    ],
+)
+@pytest.mark.parametrize("target", [1, None])
+def test_long_unknown_and_large_ones_are_barriers(
+    running: dict[str, Any], following: dict[str, Any], target: int | None
+) -> None:
+    desk = Desk(1)
+    assert desk.push(1, **running) == [("send", 1, 1)]
+    assert desk.push(target, **following) == []
+    assert desk.status(2) is Status.QUEUED
+    assert desk.answer(1, 1, seconds=0) == [("send", 1, 2)]
+
+
+def test_what_follows_a_barrier_waits_behind_it() -> None:
+    desk = Desk(1)
+    desk.push(1, FAST)
+    assert desk.push(1, SLOW) == []
+    assert desk.push(1, FAST) == []
+    assert desk.answer(1, 1, seconds=0) == [("send", 1, 2)]
+    assert desk.answer(1, 2) == [("send", 1, 3)]
+
+
+def test_a_server_holds_at_most_a_window_of_commands() -> None:
+    desk = Desk(1)
+    desk.dispatcher.pace.learn(7, 0.0)
+    sent = [desk.push(1, 7) for _ in range(WINDOW + 5)]
+    assert all(sent[:WINDOW])
+    assert not any(sent[WINDOW:])
+    assert desk.answer(1, 1, 2, seconds=0) == [("send", 1, WINDOW + 1, WINDOW + 2)]
+
+
+def test_a_server_holds_at_most_a_budget_of_work() -> None:
+    desk = Desk(1)
+    desk.dispatcher.pace.learn(7, SHORT)
+    fit = int(BUDGET / SHORT)
+    sent = [desk.push(1, 7) for _ in range(fit + 2)]
+    assert all(sent[:fit])
+    assert not any(sent[fit:])
+    assert desk.answer(1, 1, seconds=SHORT) == [("send", 1, fit + 1)]
+
+
+def test_what_is_learnt_while_commands_are_out_narrows_the_window() -> None:
+    desk = Desk(1)
+    for _ in range(3):
+        desk.push(1, FAST)
+    desk.push(None, FAST)  # waits in the shared queue
+    assert desk.answer(1, 1, seconds=5.0) == []  # those that are out are now known to be long
+    assert desk.answer(1, 2, seconds=5.0) == []
+    assert desk.answer(1, 3, seconds=5.0) == [("send", 1, 4)]
+
+
+def test_pace_remembers_the_slowest_for_a_while() -> None:
+    pace = Pace(size=2)
+    assert pace.expected(1) is None
+    pace.learn(1, 1.0)
+    pace.learn(1, 0.0)
+    assert 0.5 < pace.expected(1) < 1.0  # type: ignore[operator]
+    pace.learn(1, 2.0)
+    assert pace.expected(1) == 2.0
+    for _ in range(200):
+        pace.learn(1, 0.0)
+    assert pace.expected(1) < SHORT  # type: ignore[operator]
+    pace.learn(2, 1.0)
+    pace.learn(3, 1.0)
+    assert pace.expected(1) is None  # bounded
+
+
+# -- cancelling -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [1, None])
+def test_only_a_queued_request_can_be_cancelled(target: int | None) -> None:
+    desk = Desk(1)
+    desk.push(1)
+    desk.push(target)
+    desk.push(1)
+    assert desk.cancel(1) == []
+    assert desk.status(1) is Status.RUNNING
+    assert desk.cancel(2) == [("cancelled", 2, None)]
+    assert desk.cancel(2) == []
+    assert desk.answer(1, 1) == [("send", 1, 3)]
+    assert desk.answer(1, 3) == []
+    assert desk.cancel(3) == []
+    assert desk.push(None) == [("send", 1, 4)]
+
+
+def test_one_sent_ahead_cannot_be_cancelled() -> None:
+    desk = Desk(1)
+    desk.push(1, FAST)
+    desk.push(1, FAST)
+    assert desk.cancel(2) == []
+    assert desk.status(2) is Status.SENT
+
+
+# -- time -----------------------------------------------------------------------------------------
+
+
+def test_deadlines_of_queued_and_running_requests() -> None:
+    desk = Desk(1)
+    desk.push(1, deadline=10.0)
+    desk.push(1, deadline=20.0)
+    desk.push(None, deadline=15.0)
+    desk.push(1)
+    assert desk.dispatcher.next_deadline() == 10.0
+    assert desk.time(9.9) == []
+    assert desk.time(10.0) == [("interrupt", 1, 1), ("timeout", 1, 1)]
+    assert desk.dispatcher.next_deadline() == 15.0
+    assert desk.time(30.0) == [("timeout", 3, None), ("timeout", 2, None)]
+    assert desk.dispatcher.next_deadline() is None
+    # The server still has the interrupted one, and answers it some day: nobody hears of that twice.
+    assert desk.answer(1, 1) == [("send", 1, 4)]
+    assert desk.time(99.0) == []
+
+
+def test_an_answered_or_cancelled_request_has_no_deadline_any_more() -> None:
+    desk = Desk(1)
+    desk.push(1, deadline=10.0)
+    desk.push(1, deadline=11.0)
+    desk.cancel(2)
+    desk.answer(1, 1)
+    assert desk.dispatcher.next_deadline() is None
+    assert desk.time(99.0) == []
+
+
+def test_a_deferred_request_keeps_its_deadline() -> None:
+    desk = Desk(1)
+    desk.push(1, deadline=10.0)
+    desk.defer(1, 1)
+    assert ("timeout", 1, 1) in desk.time(10.0)
+    assert desk.answer(1, 1) == []
+
+
+# -- servers that are lost ------------------------------------------------------------------------
+
+
+def test_a_dead_server_fails_only_what_it_had_started() -> None:
+    desk = Desk(2)
+    desk.push(1, FAST)
+    desk.push(1, FAST)
+    desk.push(2)
+    assert desk.lose(1) == [("lost", 1, 1), ("lost", 2, 1)]
+    assert desk.status(3) is Status.RUNNING
+    assert desk.dispatcher.ranks() == [2]
+    assert desk.dispatcher.is_lost(1)
+    assert not desk.dispatcher.is_live(1)
+    assert desk.answer(1, 1) == []  # too late
+    assert desk.lose(1) == []
+
+
+def test_its_own_queue_fails_and_the_shared_queue_moves_on() -> None:
+    desk = Desk(2)
+    desk.push(1)
+    desk.push(2)
+    desk.push(1)
+    desk.push(None)
+    assert desk.lose(1) == [("lost", 1, 1), ("lost", 3, 1)]
+    assert desk.status(4) is Status.QUEUED
+    assert desk.answer(2, 2) == [("send", 2, 4)]
+
+
+def test_a_request_with_retries_starts_again_elsewhere_ahead_of_the_others() -> None:
+    desk = Desk(2)
+    desk.push(None, retries=1)
+    first = desk.requests[1].server
+    assert first is not None
+    other = 3 - first
+    desk.push(other)
+    desk.push(None)
+    assert desk.lose(first) == []
+    assert desk.requests[1].retries == 0
+    assert desk.status(1) is Status.QUEUED
+    assert desk.requests[1].server is None
+    assert desk.answer(other, 2) == [("send", other, 1)]
+    desk.join(first)
+    assert desk.requests[3].server == first
+    assert desk.lose(other) == [("lost", 1, other)]  # its one retry is used up
+
+
+def test_a_retry_goes_to_an_idle_server_at_once() -> None:
+    desk = Desk(2)
+    desk.push(None, retries=3)
+    first = desk.requests[1].server
+    assert first is not None
+    assert desk.lose(first) == [("send", 3 - first, 1)]
+    assert desk.requests[1].retries == 2
+
+
+def test_several_retries_keep_their_order() -> None:
+    desk = Desk(1)
+    desk.push(1, SLOW)
+    for _ in range(3):
+        desk.push(None, FAST, retries=1)
+    assert desk.answer(1, 1) == [("send", 1, 2, 3, 4)]
+    desk.join(2)
+    desk.push(2, SLOW)
+    assert desk.lose(1) == []
+    assert desk.answer(2, 5) == [("send", 2, 2, 3, 4)]
+
+
+def test_a_request_for_one_server_is_not_retried_on_another() -> None:
+    desk = Desk(2)
+    desk.push(1, retries=3)
+    assert desk.lose(1) == [("lost", 1, 1)]
+
+
+def test_when_no_server_is_left_all_that_waits_is_lost() -> None:
+    desk = Desk(1)
+    desk.push(None, retries=3)
+    desk.push(None)
+    desk.push(None)
+    desk.cancel(3)
+    assert desk.lose(1) == [("lost", 1, 1), ("lost", 2, None)]
+    assert desk.push(None) == [("lost", 4, None)]
+    assert desk.push(1) == [("lost", 5, 1)]
+    assert desk.join(1) == []
+    assert desk.push(None) == [("send", 1, 6)]
+
+
+def test_a_request_that_timed_out_is_not_lost_too() -> None:
+    desk = Desk(1)
+    desk.push(1, deadline=1.0)
+    desk.time(1.0)
+    assert desk.lose(1) == []
+
+
+def test_a_new_server_takes_from_the_shared_queue() -> None:
+    desk = Desk(1)
+    desk.push(1)
+    desk.push(None)
+    assert desk.join(2) == [("send", 2, 2)]
+
+
+# -- deferred answers -----------------------------------------------------------------------------
+
+
+def test_the_fifo_goes_on_while_a_deferred_answer_is_awaited() -> None:
+    desk = Desk(1)
+    desk.push(1)
+    desk.push(1)
+    assert desk.defer(1, 1) == [("send", 1, 2)]
+    assert desk.answer(1, 2) == []
+    assert desk.push(None) == [("send", 1, 3)]
+    assert desk.answer(1, 1) == []
+    assert desk.status(3) is Status.RUNNING
+
+
+def test_a_deferred_answer_that_is_awaited_is_lost_with_its_server() -> None:
+    desk = Desk(2)
+    desk.push(1)
+    desk.defer(1, 1)
+    assert desk.lose(1) == [("lost", 1, 1)]
+
+
+def test_deferred_for_what_is_not_there_changes_nothing() -> None:
+    desk = Desk(1)
+    assert desk.defer(1, 77) == []
+    assert desk.defer(9, 77) == []
+    assert desk.answer(9, *[]) == []
+
+
+# -- questions ------------------------------------------------------------------------------------
+
+
+def test_a_row_counts_what_waits_for_this_server() -> None:
+    desk = Desk(1)
+    assert desk.dispatcher.row(1) == (0, None)
+    desk.push(1, FAST)
+    desk.push(1, FAST)
+    desk.push(1, SLOW)
+    desk.push(1, SLOW)
+    assert desk.dispatcher.row(1) == (3, 1)
+    desk.cancel(4)
+    assert desk.dispatcher.row(1) == (2, 1)
+    assert desk.dispatcher.running(1) == 1
+    assert desk.dispatcher.running(9) is None
+
+
+def test_the_story_of_a_request() -> None:
+    desk = Desk(2)
+    desk.push(1)
+    desk.push(1)
+    desk.push(1)
+    desk.answer(1, 1)
+    desk.cancel(3)
+    desk.lose(1)
+    assert desk.dispatcher.story(1) == ["sent (server 1)", "answered (server 1)"]
+    assert desk.dispatcher.story(2) == ["sent (server 1)", "lost (server 1)"]
+    assert desk.dispatcher.story(3) == ["cancelled"]
+    assert desk.dispatcher.story(99) == []
+
+
+def test_the_story_is_bounded() -> None:
+    desk = Desk(1)
+    for id in range(1, 5001):
+        desk.push(1)
+        desk.answer(1, id)
+    assert desk.dispatcher.story(1) == []
+    assert desk.dispatcher.story(5000) == ["sent (server 1)", "answered (server 1)"]
+
+
+# -- random histories -----------------------------------------------------------------------------
+
+RANKS = (1, 2, 3)
+
+
+class Histories(RuleBasedStateMachine):
+    """Servers that behave as real ones do: first in, first out; what they hold dies with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dispatcher = Dispatcher()
+        self.ids = itertools.count(1)
+        self.now = 0.0
+        self.requests: dict[int, Request] = {}
+        self.holds: dict[int, list[int]] = {}  # rank -> ids, in the order they arrived
+        self.waits: dict[int, list[int]] = {}  # rank -> deferred ids
+        self.ends: dict[int, list[str]] = {}
+        self.starts: dict[int, list[int]] = {rank: [] for rank in RANKS}  # targeted ones
+        self.retries: dict[int, int] = {}
+        self.sends: dict[int, int] = {}
+
+    def carry_out(self, instructions: list[Any]) -> None:
+        for said in instructions:
+            if isinstance(said, Send):
+                assert said.requests
+                for request in said.requests:
+                    assert not self.ends[request.id], "an ended request is sent"
+                    assert request.target in (None, said.rank)
+                    assert request.server == said.rank
+                    self.sends[request.id] += 1
+                    assert self.sends[request.id] <= 1 + self.retries[request.id]
+                    if self.holds[said.rank]:  # sent ahead
+                        expected = self.dispatcher.pace.expected(request.key)
+                        assert expected is not None
+                        assert expected <= SHORT
+                        assert not request.large
+                    self.holds[said.rank].append(request.id)
+                    if request.target is not None:
+                        self.starts[said.rank].append(request.id)
+            elif isinstance(said, End):
+                assert said.request.ended
+                assert said.status in (Status.CANCELLED, Status.LOST, Status.TIMEOUT)
+                self.ends[said.request.id].append(said.status.value)
+            else:
+                request = self.requests[said.id]
+                assert request.server == said.rank
+                assert said.id in self.holds[said.rank] + self.waits[said.rank]
+
+    def live(self) -> list[int]:
+        return sorted(self.holds)
+
+    def reply(self, rank: int, ids: list[int], seconds: float) -> None:
+        for id in ids:
+            request = self.requests[id]
+            if not request.ended:
+                request.status, request.ended = Status.DONE, True
+                self.ends[id].append("done")
+        self.carry_out(self.dispatcher.answered(rank, [(id, seconds) for id in ids]))
+
+    @initialize(count=st.integers(1, len(RANKS)))
+    def start(self, count: int) -> None:
+        for rank in RANKS[:count]:
+            self.holds[rank], self.waits[rank] = [], []
+            self.carry_out(self.dispatcher.joined(rank))
+
+    @rule(
+        rank=st.none() | st.sampled_from(RANKS),
+        key=st.integers(1, 4),
+        large=st.sampled_from([False, False, False, True]),
+        patience=st.none() | st.floats(0, 5),
+        retries=st.integers(0, 2),
+        count=st.integers(1, 4),
+    )
+    def push(
+        self,
+        rank: int | None,
+        key: int,
+        large: bool,
+        patience: float | None,
+        retries: int,
+        count: int,
+    ) -> None:
+        target = rank if rank in self.holds else None
+        for _ in range(count):
+            id = next(self.ids)
+            request = Request(
+                id=id,
+                target=target,
+                key=key,
+                command="",
+                frame=(),
+                large=large,
+                deadline=None if patience is None else self.now + patience,
+                retries=retries,
+            )
+            self.requests[id], self.ends[id] = request, []
+            self.retries[id], self.sends[id] = retries, 0
+            self.carry_out(self.dispatcher.pushed(request))
+
+    @precondition(lambda self: any(self.holds.values()))
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, 1e-5, 5e-4, 1.5e-3, 3.0]))
+    def answer(self, data: st.DataObject, seconds: float) -> None:
+        rank = data.draw(st.sampled_from([r for r in self.live() if self.holds[r]]))
+        count = data.draw(st.integers(1, len(self.holds[rank])))
+        ids, self.holds[rank] = self.holds[rank][:count], self.holds[rank][count:]
+        self.reply(rank, ids, seconds)
+
+    @precondition(lambda self: any(self.holds.values()))
+    @rule(data=st.data())
+    def defer(self, data: st.DataObject) -> None:
+        rank = data.draw(st.sampled_from([r for r in self.live() if self.holds[r]]))
+        id = self.holds[rank].pop(0)
+        self.waits[rank].append(id)
+        self.carry_out(self.dispatcher.deferred(rank, id, 1e-5))
+
+    @precondition(lambda self: any(self.waits.values()))
+    @rule(data=st.data())
+    def answer_deferred(self, data: st.DataObject) -> None:
+        rank = data.draw(st.sampled_from([r for r in self.live() if self.waits[r]]))
+        id = data.draw(st.sampled_from(self.waits[rank]))
+        self.waits[rank].remove(id)
+        self.reply(rank, [id], 1e-5)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from(sorted(self.requests)[-30:]))
+        queued = not self.ends[id] and self.requests[id].server is None
+        before = len(self.ends[id])
+        self.carry_out(self.dispatcher.cancelled(self.requests[id]))
+        assert (len(self.ends[id]) > before) == queued
+
+    @precondition(lambda self: self.holds)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        rank = data.draw(st.sampled_from(self.live()))
+        del self.holds[rank], self.waits[rank]
+        self.carry_out(self.dispatcher.lost(rank))
+
+    @precondition(lambda self: len(self.holds) < len(RANKS))
+    @rule(data=st.data())
+    def join(self, data: st.DataObject) -> None:
+        rank = data.draw(st.sampled_from([r for r in RANKS if r not in self.holds]))
+        self.holds[rank], self.waits[rank] = [], []
+        self.carry_out(self.dispatcher.joined(rank))
+
+    @rule(seconds=st.floats(0.1, 3))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.carry_out(self.dispatcher.time_passed(self.now))
+        due = self.dispatcher.next_deadline()
+        assert due is None or due > self.now
+        for request in self.requests.values():
+            late = request.deadline is not None and request.deadline <= self.now
+            assert not late or self.ends[request.id], f"request {request.id} is overdue"
+
+    @invariant()
+    def the_state_is_sound(self) -> None:
+        self.dispatcher.validate()
+        assert self.dispatcher.ranks() == self.live()
+        for id, ends in self.ends.items():
+            assert len(ends) <= 1, (id, ends)
+            assert self.requests[id].ended == bool(ends)
+        for rank, held in self.holds.items():
+            assert self.dispatcher.running(rank) == (held[0] if held else None)
+            assert len(held) <= WINDOW
+            assert self.dispatcher.row(rank)[0] == max(len(held) - 1, 0) + sum(
+                r.target == rank and r.server is None and not r.ended for r in self.requests.values()
+            )
+
+    @invariant()
+    def targeted_commands_start_in_the_order_of_pushing(self) -> None:
+        for started in self.starts.values():
+            assert started == sorted(started)
+
+    @invariant()
+    def nothing_waits_that_could_run(self) -> None:
+        idle = [rank for rank, held in self.holds.items() if not held]
+        for request in self.requests.values():
+            if not request.ended and request.server is None:
+                assert self.holds, f"request {request.id} waits though no server is left"
+                free = idle if request.target is None else [r for r in idle if r == request.target]
+                assert not free, f"request {request.id} waits though {free} are idle"
+
+    def teardown(self) -> None:
+        """When the servers have answered all they hold, every request has ended, once."""
+        steps = 0
+        while any(self.holds.values()) or any(self.waits.values()):
+            for rank in self.live():
+                held, self.holds[rank] = self.holds[rank], []
+                waiting, self.waits[rank] = self.waits[rank], []
+                self.reply(rank, waiting + held, 1e-5)
+            self.the_state_is_sound()
+            steps += 1
+            assert steps <= len(self.requests) + 1
+        for id, ends in self.ends.items():
+            assert len(ends) == 1, f"request {id} ended {len(ends)} times: {ends}"
+        self.targeted_commands_start_in_the_order_of_pushing()
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(
+    max_examples=120, stateful_step_count=40, deadline=None, derandomize=True, database=None
+)
