@@ -1,0 +1,30 @@
+"""How a world is started: which MPI, which launcher, which settings; and how it is ended.
+
+    find_library()  ->  MpiLibrary     which MPI will mpi4py load?          library.py
+    find_mpiexec()  ->  path           which launcher belongs to it?        library.py
+    plan()          ->  LaunchPlan     the command and its settings         planning.py
+    run(plan)       ->  exit status    start, forward signals, clean up     supervise.py
+
+    scrub_environment()                what a child must not inherit        environment.py
+
+Nothing here imports mpi4py: importing it would start MPI in the launcher itself.
+"""
+
+from mpiframe.launcher.environment import Purpose, scrub_environment
+from mpiframe.launcher.library import MpiLibrary, find_library, find_mpiexec
+from mpiframe.launcher.planning import LaunchPlan, plan, prepare_process
+from mpiframe.launcher.supervise import GRACE_SECONDS, TIMED_OUT, run
+
+__all__ = [
+    "GRACE_SECONDS",
+    "TIMED_OUT",
+    "LaunchPlan",
+    "MpiLibrary",
+    "Purpose",
+    "find_library",
+    "find_mpiexec",
+    "plan",
+    "prepare_process",
+    "run",
+    "scrub_environment",
+]

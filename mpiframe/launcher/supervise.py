@@ -1,0 +1,233 @@
+"""Starts `mpiexec`, passes signals on, and leaves nothing behind.
+
+The life of one run:
+
+1. A private run directory is made; rank 0 writes its host and process id to `client` in it.
+2. `mpiexec` starts in a session of its own, so that a terminal's Ctrl-C reaches this process only.
+3. This process sleeps until a signal arrives; the end of a child is one (SIGCHLD).
+4. The first SIGINT goes to the client alone, whose script sees one KeyboardInterrupt and may end
+   its servers in good order. SIGTERM likewise.
+5. After the grace time, or at a second signal, all ends by force: SIGTERM to the launcher, which
+   knows its ranks on other hosts; shortly after, SIGKILL to every process that is left on this
+   host.
+6. The run directory is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from mpiframe.errors import WorldError
+from mpiframe.launcher.environment import CALLER_ENV, RUN_DIR, TERMINAL, record_caller, scrub_environment
+from mpiframe.launcher.planning import LaunchPlan
+from mpiframe.launcher.processes import adopting_orphans, descendants, end_with_parent, reap, send
+
+GRACE_SECONDS = 2.2
+"""How long a job may take to end by itself after Ctrl-C; with force it is gone within 3 s then."""
+
+_TERM_SECONDS = 0.4  # for the launcher to end its ranks after SIGTERM, before SIGKILL
+_SETTLE_SECONDS = 0.5  # for a launcher's helpers to leave after the launcher ended by itself
+_KILL_SECONDS = 2.0  # for the kernel to take away what was killed
+_SAME_PRESS_SECONDS = 0.1  # `timeout` and some shells deliver one Ctrl-C twice
+
+TIMED_OUT = 124
+"""The exit status of a run that took longer than its time-out, as the command `timeout` has it."""
+
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(
+    plan: LaunchPlan,
+    *,
+    grace: float = GRACE_SECONDS,
+    timeout: float | None = None,
+    output: IO[bytes] | None = None,
+) -> int:
+    """Start the world of `plan`, wait for its end, and return the exit status.
+
+    The status is mpiexec's; 130 after a Ctrl-C and 143 after SIGTERM unless the job still ended
+    well; 124 if `timeout` seconds passed; 128 plus the signal's number if mpiexec itself was
+    killed. Whatever happens, no process of the world is left on this host on return. Call it from
+    the main thread, because it handles signals.
+
+    Parameters
+    ----------
+    grace: seconds the job may take to end by itself after a signal.
+    timeout: seconds after which it is ended by force; None for no limit.
+    output: a file for standard output and error of all ranks; None leaves them the caller's.
+
+    Raises WorldError if mpiexec cannot be started.
+    """
+    # Mode 0700: only this user can write there. In memory where that can be had: ranks map a page of it.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
+    directory = Path(tempfile.mkdtemp(prefix="mpiframe-", dir=memory))
+    try:
+        with adopting_orphans(), _signals_as_bytes() as inbox:
+            world = _World(plan, directory, inbox, output)
+            try:
+                return world.wait(grace, timeout)
+            finally:
+                world.clear()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class _World:
+    """One running `mpiexec` and all that is below it."""
+
+    def __init__(
+        self, plan: LaunchPlan, directory: Path, inbox: socket.socket, output: IO[bytes] | None
+    ) -> None:
+        self._inbox = inbox
+        self._client_file = directory / "client"
+        self._status_file = directory / "status"  # written by the client when it has ended its world
+        self._strangers = descendants(os.getpid())  # children of a program that calls `run`: not ours to end
+        self._forced = False
+        env = scrub_environment(os.environ, purpose="step")
+        env |= {CALLER_ENV: record_caller(env), RUN_DIR: str(directory), **plan.env_added}
+        if sys.stderr is not None and sys.stderr.isatty():
+            env[TERMINAL] = os.ttyname(sys.stderr.fileno())  # ranks get pipes; progress bars want this
+        try:
+            # A preexec_fn is safe here: no other thread of this process could hold a lock.
+            self._mpiexec = subprocess.Popen(
+                plan.argv,
+                env=env,
+                stdin=_standard_input(),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+        except OSError as error:
+            raise WorldError(f"cannot start {plan.mpiexec}: {error.strerror}") from error
+
+    def wait(self, grace: float, timeout: float | None) -> int:
+        """Wait for the end, act on signals, and return the exit status."""
+        limit = None if timeout is None else time.monotonic() + timeout
+        first, first_at, asked_client = 0, 0.0, False
+        while self._mpiexec.poll() is None:
+            arrived = self._next_signal(limit)
+            if arrived is None:  # the time is over
+                self._end_by_force()
+                return TIMED_OUT if not first else 128 + first
+            if arrived not in _FORWARDED:  # a child has ended: mpiexec, or an orphan that was adopted
+                self._reap()
+                continue
+            if not first:
+                first, first_at = arrived, time.monotonic()
+                asked_client = self._pass_on(arrived)
+                limit = first_at + grace
+            elif time.monotonic() - first_at > _SAME_PRESS_SECONDS:
+                self._end_by_force()
+                return 128 + first
+        status = self._mpiexec.returncode
+        # MPICH's mpiexec ends with 0 when it got the signal itself, though the job was cut short.
+        if first and (status != 0 or not asked_client):
+            return 128 + first
+        if status == 0 and self._client_file.exists() and not self._status_file.exists():
+            # A rank that ended out of turn took the client along, and MPICH's mpiexec calls that a success.
+            print("mpiframe run: the client was ended before its script was; see above", file=sys.stderr)
+            return 1
+        return status if status >= 0 else 128 - status
+
+    def clear(self) -> None:
+        """End what is left: nothing, as a rule, because a launcher ends its own helpers."""
+        ended_by_itself = self._mpiexec.poll() is not None and not self._forced
+        self._wait_until_gone(_SETTLE_SECONDS if ended_by_itself else 0.0)
+        limit = time.monotonic() + _KILL_SECONDS
+        while (left := self._alive()) and time.monotonic() < limit:
+            send(left, signal.SIGKILL)
+            self._wait_until_gone(_TERM_SECONDS)
+        self._mpiexec.poll()
+
+    def _pass_on(self, number: int) -> bool:
+        """Send a signal to the client (True), or to mpiexec if that cannot be reached (False)."""
+        pid = self._client_pid()
+        send([self._mpiexec.pid if pid is None else pid], number)
+        return pid is not None
+
+    def _client_pid(self) -> int | None:
+        """The client's process id, if it wrote it, lives, and runs on this host."""
+        try:
+            host, pid = self._client_file.read_text(encoding="utf-8").split()
+        except (OSError, ValueError):
+            return None
+        if host != socket.gethostname() or not pid.isdigit():
+            return None
+        alive = self._alive()
+        return int(pid) if int(pid) in alive or not alive else None
+
+    def _end_by_force(self) -> None:
+        self._forced = True
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._mpiexec.pid, signal.SIGTERM)
+        self._wait_until_gone(_TERM_SECONDS)
+
+    def _alive(self) -> set[int]:
+        return descendants(os.getpid(), without=self._strangers)
+
+    def _reap(self) -> None:
+        self._mpiexec.poll()  # by its own object, which keeps the status
+        reap(keep={self._mpiexec.pid, *self._strangers})
+
+    def _wait_until_gone(self, seconds: float) -> None:
+        """Return when no process of the world is left, or after so many seconds."""
+        limit = time.monotonic() + seconds
+        while True:
+            self._reap()
+            if not self._alive() or self._next_signal(limit) is None:
+                return
+
+    def _next_signal(self, limit: float | None) -> int | None:
+        """The next signal to arrive, waiting until `limit` (monotonic time); None if none did."""
+        seconds = None if limit is None else max(0.0, limit - time.monotonic())
+        readable, _, _ = select.select([self._inbox], [], [], seconds)
+        return self._inbox.recv(1)[0] if readable else None
+
+
+def _standard_input() -> int | None:
+    """Rank 0 gets what is piped in; a terminal stays with this process and its session."""
+    try:
+        return subprocess.DEVNULL if sys.stdin is None or os.isatty(0) else None
+    except OSError:
+        return subprocess.DEVNULL
+
+
+@contextlib.contextmanager
+def _signals_as_bytes() -> Iterator[socket.socket]:
+    """Within, signals that matter here do nothing but appear, as their numbers, on the socket."""
+
+    def noticed(number: int, frame: FrameType | None) -> None:
+        """The wake-up socket has been written to already."""
+
+    numbers = [number for number in (*_FORWARDED, signal.SIGCHLD) if not _is_nohup(number)]
+    ours, kernels = socket.socketpair()
+    with ours, kernels:
+        kernels.setblocking(False)
+        before = {number: signal.signal(number, noticed) for number in numbers}
+        wakeup = signal.set_wakeup_fd(kernels.fileno(), warn_on_full_buffer=False)
+        try:
+            yield ours
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _is_nohup(number: int) -> bool:
+    # SIGINT is taken even if ignored: shells ignore it for what a script starts in the background,
+    # and whoever sends it there by `kill` means it.
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

