@@ -1,0 +1,99 @@
+"""The server's end of the control connection: a thread that hears the client while a command runs."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mpiframe import doorbell
+from mpiframe.machine import process_usage
+
+if TYPE_CHECKING:
+    from mpiframe.server import Server
+
+_LOOK = 0.2
+"""Seconds between looks at what C code printed; a file cannot tell that it was written to."""
+
+
+class Control(threading.Thread):
+    """Reads records; makes no MPI call, so it can be reached whatever the server is doing."""
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        super().__init__(name="mpiframe-control", daemon=True)
+        self._server = server
+        self._sock = sock
+        self._over = threading.Event()
+        self._orderly = False
+        self._ending = threading.Lock()
+
+    def run(self) -> None:
+        """Hear the client until it says farewell or is gone."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        data = b""
+        size = doorbell.RECORD.size
+        while True:
+            # While no command runs nobody prints, so there is nothing to look for.
+            if not poller.poll(_LOOK * 1000 if self._server.running else _LOOK * 5000):
+                if self._server.running:
+                    self._server.look_for_text()
+                continue
+            try:
+                part = self._sock.recv(4096)
+            except OSError:
+                part = b""
+            if not part:
+                self.client_died()
+                return
+            data += part
+            while len(data) >= size:
+                record, data = data[:size], data[size:]
+                if self._obey(record):
+                    return
+
+    def _obey(self, record: bytes) -> bool:
+        kind, id, _, _ = doorbell.RECORD.unpack(record)
+        if kind == doorbell.INTERRUPT:
+            self._server.interrupt(id)
+        elif kind == doorbell.PING:
+            cpu, rss = process_usage()
+            self._sock.sendall(doorbell.RECORD.pack(doorbell.PONG, id, cpu, rss))
+        elif kind == doorbell.ABANDON:
+            self._server.interrupt(self._server.running)
+        elif kind == doorbell.FAREWELL:
+            self._orderly = True
+            self._over.set()
+            return True
+        return False
+
+    @staticmethod
+    def _after(seconds: float, action: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, action)
+        timer.daemon = True
+        timer.start()
+
+    def _leave_if_busy(self) -> None:
+        if self._server.running:
+            os._exit(1)
+
+    def client_died(self) -> None:
+        """The client's process is gone without a farewell: abandon the command and leave."""
+        with self._ending:
+            if self._over.is_set():
+                return
+            self._over.set()
+        config = self._server.world.config
+        self._server.interrupt(self._server.running)
+        self._after(config.grace, self._leave_if_busy)
+        self._after(config.grace + config.stop_timeout, lambda: os._exit(1))  # for the stop hooks
+
+    def wait_for_the_end(self) -> None:
+        """Sleep until the client's process ends; leave at once if it ended badly."""
+        self._over.wait()
+        if not self._orderly:
+            # MPI's Finalize waits for all ranks, and one of them is gone.
+            os._exit(1)

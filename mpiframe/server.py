@@ -1,0 +1,411 @@
+"""A server: takes commands from the client, runs them one after another, answers.
+
+Three threads, so that each waits for one thing only:
+
+    main      sleeps on the bell; reads MPI, runs commands, answers
+    control   sleeps on the control connection: interrupts, pings, the client's end. No MPI call
+    pump      sleeps until armed; then sends what main could not, because it is busy with a command
+
+Life: `run` -> [message -> commands -> answers]* -> STOP -> stop hooks -> wait for the client's process to
+end (MPI's own way of waiting for it, in Finalize, would keep a core busy).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from time import time as clock
+from typing import Any, NoReturn
+
+from mpiframe.codec import pack, unpack
+from mpiframe.control import Control
+from mpiframe.execution import Executor
+from mpiframe.log_forwarder import LogForwarder
+from mpiframe.messages import Buffers, Down, Up
+from mpiframe.namespace import EXPECTED, LIVE, restore_builtins
+from mpiframe.output import Capture
+from mpiframe.transport import ASLEEP, AWAKE
+from mpiframe.world import CLIENT, World
+
+_HOLD = 200e-6  # seconds that answers may wait for the next ones, to share a message
+_current: Server | None = None
+
+
+def current() -> Server | None:
+    """The server that this process is, or None on the client and outside a world."""
+    return _current
+
+
+class Server:
+    """See the module's text."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rank = world.rank
+        self.host = world.members[world.rank].host
+        self._transport = world.transport
+        self._lock = threading.Lock()  # around every use of the transport
+        self._executor = Executor(world.config.large)
+        self._capture = Capture(world.config.capture_limit, self._on_text)
+        self._queue: deque[tuple[tuple[Any, ...], Any]] = deque()
+        self._answers: list[tuple[Any, ...]] = []
+        self._answer_buffers: list[Any] = []
+        self._oldest = 0.0  # when the first of `_answers` was made
+        self._outbox: deque[tuple[tuple[Any, ...], Buffers]] = deque()
+        self._armed = threading.Lock()
+        self._armed.acquire()
+        self._is_armed = False
+        self._last_text = 0.0
+        self._hooks: list[Callable[[], None]] = []
+        self._stopping = False
+        self._orphaned = False
+        self._running = 0
+        self._interrupt = 0
+        peer = world.transport.peers[CLIENT]
+        self._control = Control(self, peer.control) if peer.control is not None else None
+
+    # -- for plugins and other code that runs on the server ----------------------------------------
+
+    def emit(self, source: str, payload: Any) -> None:
+        """Send an event to the client's subscribers; from any thread."""
+        outcome, data, buffers = self._executor.ended(payload)
+        self.post((int(Up.EVENT), source, int(outcome), data), buffers)
+
+    def at_stop(self, hook: Callable[[], None]) -> None:
+        """Call `hook` when the session ends, the last one added first."""
+        self._hooks.append(hook)
+
+    def post(self, message: tuple[Any, ...], buffers: Buffers = ()) -> None:
+        """Send a message to the client, from any thread, at once or as soon as the lock is free."""
+        self._outbox.append((message, buffers))
+        # Never wait here: a destructor may log or print while this very thread holds the lock.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._flush_outbox()
+            finally:
+                self._lock.release()
+        else:
+            self._arm()
+
+    @property
+    def running(self) -> int:
+        """The id of the request whose command runs now, 0 for none."""
+        return self._running
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the client's session has ended, then until its process has."""
+        global _current
+        _current = self
+        self._install()
+        try:
+            while not self._stopping:
+                try:
+                    self._serve()
+                except KeyboardInterrupt:
+                    continue  # meant for a command that had just ended
+            self._stop()
+        except BaseException:
+            # Not a command's failure but ours. The client must not wait for a server that cannot answer.
+            try:
+                restore_builtins()
+                self._capture.remove()
+                traceback.print_exc(file=sys.__stderr__)
+                last_words = f"mpiframe: server {self.rank} on {self.host} cannot go on"
+                print(last_words, file=sys.__stderr__, flush=True)
+            finally:
+                os._exit(1)
+        _current = None
+        self._capture.remove()
+        if self._orphaned:
+            os._exit(1)  # MPI's Finalize waits for all ranks, and one of them is gone
+        if self._control is not None:
+            self._control.wait_for_the_end()
+
+    def _install(self) -> None:
+        faulthandler.enable(file=os.fdopen(os.dup(2), "w"))
+        signal.signal(signal.SIGINT, self._on_sigint)
+        self._guard_exit()
+        self._capture.install()
+        self._executor.namespace.install()
+        handler = LogForwarder(self)
+        logging.getLogger().addHandler(handler)
+        logging.captureWarnings(False)
+        threading.Thread(target=self._pump, name="mpiframe-pump", daemon=True).start()
+        if self._control is not None:
+            self._control.start()
+
+    def _guard_exit(self) -> None:
+        """A command that ends this process has failed; MPICH's launcher would take status 0 for success."""
+        leave, me = os._exit, os.getpid()
+
+        def leave_truly(status: int) -> NoReturn:
+            leave(status or 1 if self._running and os.getpid() == me else status)
+
+        os._exit = leave_truly
+
+    def _stop(self) -> None:
+        for hook in reversed(self._hooks):
+            try:
+                hook()
+            except BaseException:
+                logging.getLogger("mpiframe").exception("a stop hook of server %d raised", self.rank)
+        if self._orphaned:
+            return
+        request, pieces = self._capture.take(1 << 62)
+        with self._lock:
+            if pieces:
+                self._outbox.append(((int(Up.OUTPUT), request, pieces), ()))
+            self._outbox.append(((int(Up.STOPPED),), ()))
+            self._flush_outbox()
+        deadline = time.monotonic() + self.world.config.stop_timeout
+        while self._transport.sending() and time.monotonic() < deadline:
+            self._rest()
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        queue, transport = self._queue, self._transport
+        while not self._stopping:
+            while queue:
+                self._execute(*queue.popleft())
+            if self._answers:
+                self._flush()
+                if LIVE != EXPECTED:  # while the client reads the answer
+                    restore_builtins()
+            with self._lock:
+                message = transport.poll()
+            if message is None:
+                message = self._wait()
+                if message is None:
+                    continue
+            self._take(message[1], message[2])
+
+    def _wait(self) -> Any:
+        """Look for a message, for a short time where there is a core for that; then sleep."""
+        transport = self._transport
+        if transport.may_spin():
+            until = time.perf_counter() + transport.spin
+            while time.perf_counter() < until:
+                with self._lock:
+                    message = transport.poll() or transport.poll() or transport.poll() or transport.poll()
+                if message is not None:
+                    return message
+        return self._rest()
+
+    def _rest(self) -> Any:
+        """Sleep until something happens; the message, if it is one."""
+        transport = self._transport
+        with self._lock:
+            transport.show(ASLEEP)
+            # Twice: a probe may say no on the very call that brings the message in.
+            message = transport.poll() or transport.poll()
+        if message is None:
+            if transport.block(None):
+                # The client's end of the bell is closed: nobody is left to serve.
+                self._stopping = self._orphaned = True
+                return None
+        with self._lock:
+            transport.show(AWAKE)
+            if message is None:
+                message = transport.poll() or transport.poll()
+        if message is not None:
+            transport.active()
+        return message
+
+    def _take(self, frame: Any, buffers: Any) -> None:
+        message = unpack(frame)
+        kind = message[0]
+        if kind == 0:  # Down.RUN
+            if not buffers:
+                commands = message[1]
+                if len(commands) == 1 and not self._queue:
+                    self._execute(commands[0], ())
+                else:
+                    self._queue.extend([(command, ()) for command in commands])
+                return
+            start = 0
+            for command in message[1]:
+                end = start + command[6]
+                self._queue.append((command, buffers[start:end]))
+                start = end
+        elif kind == Down.FORGET:
+            # In its place in the FIFO: what is queued before it still needs the functions.
+            while self._queue:
+                self._execute(*self._queue.popleft())
+            self._executor.forget()
+        elif kind == Down.SESSION:
+            self._begin(*message[1:])
+        elif kind == Down.STOP:
+            self._stopping = True
+
+    def _begin(self, path: list[str], log_level: int) -> None:
+        """Adopt what a command may expect to be as on the client."""
+        sys.path[:0] = [entry for entry in path if entry not in sys.path]
+        logging.getLogger().setLevel(log_level)
+
+    # -- one command -------------------------------------------------------------------------------
+
+    def _execute(self, command: tuple[Any, ...], buffers: Any) -> None:
+        id, mode, body, key, pickled, payload, _ = command
+        executor, capture = self._executor, self._capture
+        capture.request = id
+        future = None
+        started = clock()
+        try:
+            self._running = id
+            value = executor.run(mode, body, key, pickled, payload, buffers)
+            self._running = 0
+            finished = clock()
+            if isinstance(value, Future):
+                future = value
+            outcome, result, out = executor.ended(None if future else value)
+        except BaseException as error:
+            self._running = 0
+            finished = clock()
+            outcome, result, out = executor.raised(error)
+        try:
+            self._conclude(id, future, outcome, result, out, started, finished)
+        except Exception:
+            restore_builtins()  # the command may have left us without `len`
+            self._conclude(id, future, outcome, result, out, started, finished)
+
+    def _conclude(
+        self, id: int, future: Any, outcome: int, result: Any, out: Buffers, started: float, finished: float
+    ) -> None:
+        """Answer for a command that has ended."""
+        capture = self._capture
+        streams = sys.__dict__  # a command may have deleted `sys.stdout`
+        if streams.get("stdout") is not capture.stdout or streams.get("stderr") is not capture.stderr:
+            capture.reclaim()
+        pieces = capture.end()
+        if future is not None:
+            self._defer(id, future, started, finished, pieces)
+            return
+        answers = self._answers
+        answers.append((id, outcome, result, started, finished, pieces, len(out)))
+        if out:
+            self._answer_buffers.extend(out)
+            self._flush()
+            self._see_off()
+        elif len(answers) == 1:
+            self._oldest = finished
+        elif finished - self._oldest > _HOLD:
+            self._flush()
+
+    def _defer(self, id: int, future: Any, started: float, finished: float, pieces: Any) -> None:
+        with self._lock:
+            self._flush_locked()
+            self._outbox.append(((int(Up.DEFERRED), id, finished - started, pieces), ()))
+            self._flush_outbox()
+
+        def answer(done: Any) -> None:
+            try:
+                outcome, result, out = self._executor.ended(done.result())
+            except BaseException as error:
+                outcome, result, out = self._executor.raised(error)
+            late: tuple[Any, ...] = (id, outcome, result, started, clock(), [], len(out))
+            self.post((int(Up.ANSWERS), [late]), out)
+
+        future.add_done_callback(answer)
+
+    def _see_off(self) -> None:
+        """Stay with MPI until a large result is through; the next command would keep us from helping."""
+        while self._transport.announced():
+            message = self._rest()
+            if message is not None:
+                self._take(message[1], message[2])
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        with self._lock:
+            self._flush_locked()
+
+    def _flush_locked(self) -> None:
+        if self._outbox:
+            self._flush_outbox()
+        answers = self._answers
+        if answers:
+            buffers = self._answer_buffers
+            self._answers, self._answer_buffers = [], []
+            self._transport.send(CLIENT, pack((0, answers)), buffers)
+
+    def _flush_outbox(self) -> None:
+        while self._outbox:
+            message, buffers = self._outbox.popleft()
+            self._transport.send(CLIENT, pack(message), buffers)
+
+    def _on_text(self) -> None:
+        """Something was printed: send it live, but not each word by itself."""
+        now = time.monotonic()
+        if now - self._last_text < self.world.config.output_delay:
+            self._arm()
+        elif self._lock.acquire(blocking=False):
+            try:
+                self._send_text(now)
+            finally:
+                self._lock.release()
+        else:
+            self._arm()
+
+    def _send_text(self, now: float) -> None:
+        if self._transport.sending():
+            self._arm()  # the client has not taken the last piece yet: let it set the pace
+            return
+        request, pieces = self._capture.take()
+        if pieces:
+            self._last_text = now
+            self._transport.send(CLIENT, pack((int(Up.OUTPUT), request, pieces)))
+        if self._capture.pending():
+            self._arm()
+
+    def _arm(self) -> None:
+        if not self._is_armed:
+            self._is_armed = True
+            self._armed.release()
+
+    def _pump(self) -> None:
+        delay = self.world.config.output_delay
+        pause = threading.Event()  # never set: an interruptible, exact wait
+        while True:
+            self._armed.acquire()
+            pause.wait(delay)
+            self._is_armed = False
+            with self._lock:
+                self._flush_outbox()
+                self._send_text(time.monotonic())
+                if self._answers and clock() - self._oldest > delay:
+                    self._flush_locked()
+                if self._transport.sending() and self._running:
+                    self._transport.push_on()
+                    self._arm()
+
+    def look_for_text(self) -> None:
+        """Fetch what was written past Python, and send it; called now and then while a command runs."""
+        if self._capture.drain():
+            self._on_text()
+
+    # -- interrupts --------------------------------------------------------------------------------
+
+    def interrupt(self, id: int) -> None:
+        """Raise KeyboardInterrupt in the command of this request, if it still runs; from any thread."""
+        if id and id == self._running:
+            self._interrupt = id
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _on_sigint(self, *_: Any) -> None:
+        # A terminal's Ctrl-C reaches every rank; it is the client's to decide what becomes of it.
+        if self._interrupt and self._interrupt == self._running:
+            self._interrupt = 0
+            raise KeyboardInterrupt("interrupted by the client")
