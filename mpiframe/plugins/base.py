@@ -1,0 +1,74 @@
+"""What a plugin is made of: `Plugin`, `command`, `Context`.
+
+class Echo(Plugin):
+    name = "echo"
+
+    @command
+    def say(self, text: str) -> str:
+        return text
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_MARK = "__mpiframe_command__"
+
+
+def command(method: _F) -> _F:
+    """Mark a method of a Plugin as one that the client may call.
+
+    It runs in the server's FIFO. If it returns a `concurrent.futures.Future`, the call is answered when
+    that completes, and the FIFO goes on meanwhile.
+    """
+    setattr(method, _MARK, True)
+    return method
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a plugin gets to know at its start.
+
+    config: an instance of the plugin's `Options`; log: a logger whose records reach the client;
+    emit: sends an event (anything that can be pickled) to the client's subscribers, from any thread;
+    rank, host: the server it runs on; ranks: how many ranks the world has, the client among them.
+    """
+
+    config: Any
+    log: logging.Logger
+    emit: Callable[[Any], None]
+    rank: int
+    host: str
+    ranks: int
+
+
+class Plugin:
+    """Base class of plugins. One instance lives on each server that the client names.
+
+    name: how the client asks for it. Options: a dataclass with the options it takes; its `__post_init__`
+    may refuse values by raising ValueError.
+    """
+
+    name: ClassVar[str] = ""
+    Options: ClassVar[type | None] = None
+    context: Context
+
+    def start(self, context: Context) -> None:
+        """Called once, before the first command. What it raises is a PluginError at the client."""
+
+    def stop(self) -> None:
+        """Called once, when the plugin is unloaded or the session ends: end threads and processes here."""
+
+    @classmethod
+    def commands(cls) -> dict[str, str]:
+        """The names of the commands, with the first line of their docstrings."""
+        found = {}
+        for name in dir(cls):
+            method = getattr(cls, name, None)
+            if getattr(method, _MARK, False):
+                found[name] = (method.__doc__ or "").strip().partition("\n")[0]
+        return found
