@@ -1,0 +1,207 @@
+"""From what a server answered to what the user sees: values, errors, responses, futures."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import linecache
+import re
+from collections.abc import Callable
+from typing import Any
+
+from mpiframe import codec
+from mpiframe.errors import (
+    CommandCancelled,
+    CommandError,
+    CommandTimeout,
+    MpiframeError,
+    PluginError,
+    RemoteException,
+    SerializationError,
+    ServerLost,
+)
+from mpiframe.messages import Outcome, PluginCall, Request, Response, Status
+from mpiframe.output import STDERR, STDOUT
+from mpiframe.queues import End
+
+_DONE = Status.DONE
+
+
+def decode(request: Request, answer: tuple[Any, ...], buffers: Any, host: str | None) -> None:
+    """Read what a server answered; never raises, a result that cannot be read is an error of the request."""
+    _, outcome, payload, request.started_at, request.finished_at, _, _ = answer
+    request.status = Status.DONE
+    if outcome == Outcome.VALUE:
+        request.value = payload
+        return
+    error: MpiframeError
+    if outcome == Outcome.PICKLED:
+        try:
+            request.value = codec.loads(payload, buffers)
+            return
+        except BaseException as problem:
+            what = f"the result of {place(request, host)} cannot be unpickled here: {problem!r}"
+            error = SerializationError(what)
+            error.__cause__ = problem
+    elif outcome == Outcome.UNSENDABLE:
+        text, what = payload
+        error = SerializationError(f"{place(request, host)}: {what}\n\nOn the server:\n{text.rstrip()}")
+    else:
+        error = _command_error(request, payload, host)
+    request.status = Status.FAILED
+    request.error = error
+
+
+def _command_error(request: Request, payload: Any, host: str | None) -> CommandError:
+    data, text, summary, item = payload
+    text = with_source_lines(text)
+    which = "" if item is None else f", item {_first_item(request) + item} of the map"
+    message = f"{place(request, host)}{which} raised {summary}\n\nOn the server:\n{text.rstrip()}"
+    cause: BaseException
+    try:
+        cause = codec.loads(data) if data is not None else RemoteException(summary)
+    except BaseException:
+        cause = RemoteException(summary)
+    kind = PluginError if isinstance(request.command, PluginCall) else CommandError
+    error = kind(message, request=request.id, server=request.server, host=host, remote_traceback=text)
+    if isinstance(cause, BaseException):
+        error.__cause__ = cause
+    return error
+
+
+def _first_item(request: Request) -> int:
+    return getattr(request.future, "first_item", 0) or 0
+
+
+def lost_error(request: Request, end: End, host: str | None) -> MpiframeError:
+    """The error of a request that ended without an answer."""
+    what = f"request {request.id} ({shorten(request.command)})"
+    where = f"server {end.server}" + (f" on {host}" if host else "")
+    if end.status is Status.CANCELLED:
+        return CommandCancelled(f"{what} was cancelled before it was sent")
+    if end.status is Status.TIMEOUT:
+        if end.server is None:
+            return CommandTimeout(f"{what} was still queued when its time-out passed")
+        return CommandTimeout(f"{what} did not end on {where} within its time-out; it was interrupted")
+    if end.server is None:
+        return ServerLost(f"{what} cannot run: no server is left")
+    return ServerLost(f"{what} is lost: {where} ended before it answered. Look for its last words above")
+
+
+def place(request: Request, host: str | None) -> str:
+    """The words for where a command ran."""
+    where = f" on {host}" if host else ""
+    return f"request {request.id} ({shorten(request.command)}) on server {request.server}{where}"
+
+
+def shorten(command: Any, width: int = 60) -> str:
+    """A command in one short line."""
+    text = command if isinstance(command, str) else getattr(command, "__qualname__", repr(command))
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 3] + "..."
+
+
+_FRAME = re.compile(r'^(\s*)File "(.+)", line (\d+), in .*$')
+
+
+def with_source_lines(text: str) -> str:
+    """Add the source lines that the server did not have, such as those of a notebook's cells."""
+    lines = text.splitlines()
+    result: list[str] = []
+    for index, line in enumerate(lines):
+        result.append(line)
+        match = _FRAME.match(line)
+        if match is None:
+            continue
+        following = lines[index + 1] if index + 1 < len(lines) else ""
+        if following.startswith(match[1] + "  "):
+            continue  # it has its line
+        source = linecache.getline(match[2], int(match[3])).strip()
+        if source:
+            result.append(f"{match[1]}  {source}")
+    return "\n".join(result) + "\n"
+
+
+def response(request: Request, host: str | None) -> Response:
+    """The Response of a request that has ended."""
+    out = err = ""
+    if request.output:
+        out = "".join([text for stream, text in request.output if stream == STDOUT])
+        err = "".join([text for stream, text in request.output if stream == STDERR])
+    error, status = request.error, request.status
+    told: str | None = None
+    if error is not None:
+        told = getattr(error, "remote_traceback", None) or str(error)
+    return Response(
+        request.id,
+        request.server,
+        request.command,
+        status,
+        status is _DONE,
+        request.value,
+        told,
+        out,
+        err,
+        request.queued_at,
+        request.started_at,
+        request.finished_at,
+        host,
+        error,
+    )
+
+
+class CommandFuture(concurrent.futures.Future[Any]):
+    """The future of a submitted command; a thread that waits for it drives the client meanwhile."""
+
+    def __init__(
+        self,
+        wait: Callable[[Callable[[], bool], float | None], bool],
+        cancel: Callable[[Request], bool],
+    ) -> None:
+        super().__init__()
+        self._wait_for = wait
+        self._cancel_request = cancel
+        self.request: Request | None = None
+        self.first_item = 0
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value; raises CommandError, ServerLost, CommandTimeout, CommandCancelled."""
+        self._await(timeout)
+        if self.cancelled():
+            raise CommandCancelled(f"request {self._id()} was cancelled before it was sent")
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The error, or None if the command ended well."""
+        self._await(timeout)
+        if self.cancelled():
+            raise CommandCancelled(f"request {self._id()} was cancelled before it was sent")
+        return super().exception(0)
+
+    def cancel(self) -> bool:
+        """Cancel the command if it is still queued; whether it is cancelled now."""
+        if self.request is not None and not self.done():
+            self._cancel_request(self.request)
+        return self.cancelled()
+
+    def running(self) -> bool:
+        """Whether the command was sent to a server and has not ended."""
+        return not self.done() and self.request is not None and self.request.server is not None
+
+    def settle(self, request: Request) -> None:
+        """Called once, by the client, when the command has ended."""
+        if request.status is Status.CANCELLED:
+            super().cancel()
+            self.set_running_or_notify_cancel()
+        elif request.error is not None:
+            self.set_exception(request.error)
+        else:
+            self.set_result(request.value)
+
+    def _await(self, timeout: float | None) -> None:
+        if not self.done() and not self._wait_for(self.done, timeout):
+            raise CommandTimeout(
+                f"request {self._id()} has not ended within the {timeout} s that were waited for; it goes on"
+            )
+
+    def _id(self) -> int | str:
+        return self.request.id if self.request is not None else "?"

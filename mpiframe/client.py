@@ -1,0 +1,537 @@
+"""The client: where the user pushes commands and gets responses.
+
+client.push("x.mean()", target=[1, 2])
+  |  commands.CommandEncoder   compiles or pickles it once, checks it; a Request for each target
+  |  queues.Dispatcher         says which server gets it, and when
+  |  client_loop.ClientLoop    packs what goes to one server into one message
+  v  transport.Transport       MPI, and the doorbell if the server sleeps
+server.Server                  its FIFO queue; execution.Executor runs it in the user's namespace
+  |                            (what it prints travels ahead of the answer, live)
+  v
+ClientLoop -> answers.decode -> Request -> Response, or the Future's result
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import itertools
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mpiframe import doorbell
+from mpiframe.answers import CommandFuture, place, response, shorten
+from mpiframe.client_loop import ClientLoop
+from mpiframe.commands import CommandEncoder, Encoded
+from mpiframe.config import unknown_settings
+from mpiframe.errors import (
+    CommandArgumentError,
+    CommandError,
+    CommandTimeout,
+    MpiframeError,
+    RequestError,
+    WorldError,
+)
+from mpiframe.hearing import Hearing
+from mpiframe.mapping import MapRun
+from mpiframe.messages import Down, Request, Response, ServerInfo, Status, WorldFacts
+from mpiframe.output import Printer
+from mpiframe.process import finalize_and_exit, leave, serve_and_leave
+from mpiframe.proxy import Proxy, load_plugin
+from mpiframe.targets import Target, resolve
+from mpiframe.views import ServerTable, View
+from mpiframe.world import CLIENT, open_world
+
+log = logging.getLogger("mpiframe")
+
+_client: Client | None = None
+
+
+def current_client() -> Client | None:
+    """The client of this process, open or closed, if there was one."""
+    return _client
+
+
+class Client(concurrent.futures.Executor):
+    """Rank 0's handle on the servers. On a server rank the call serves, then leaves the process.
+
+    Parameters
+    ----------
+    output: where the text goes that commands print. "redirect": to this process, line by line, marked
+        with server and request; "files": to `mpiframe-server-N.log` in `output_dir`; "quiet": nowhere.
+        `Response.stdout` and `stderr` have it in any case.
+    log_level: servers send log records from this level on to this process's `logging`; each record has
+        the attributes `rank`, `host` and `request`, and "server N@host" as its processName.
+
+    Raises WorldError where there is no world of at least two ranks, or where there is a client already.
+
+    As a context manager it ends well by waiting for all that was pushed, and ends badly (an exception
+    leaves the block) by dropping what is queued and interrupting what runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        output: str = "redirect",
+        output_dir: str | os.PathLike[str] | None = None,
+        log_level: int | str = logging.WARNING,
+    ) -> None:
+        global _client
+        printer, level = _check_options(output, output_dir, log_level)
+        world = open_world()
+        if world.rank != CLIENT:
+            serve_and_leave(world)
+        if _client is not None:
+            state = "closed; its servers are gone" if _client._closed else "open"
+            raise WorldError(f"this process has a client already, and it is {state}. One run has one client")
+        self._closed: bool = False
+        self.must_abort = False  # a server will not end: the process's end has to take it along
+        self._world = world
+        self._printer = printer
+        self._hearing = Hearing(world, printer)
+        self._loop: ClientLoop = ClientLoop(world, printer, self._hearing.hear)
+        self._encoder = CommandEncoder(world.config.large, self._loop.forget_functions)
+        self._ids = itertools.count(1)
+        _client = self
+        self._loop.start()
+        for name in unknown_settings():
+            log.warning("the environment variable %s sets nothing: there is no such setting", name)
+        self._tell_polling()
+        for rank in world.servers:
+            self._loop.say(rank, (int(Down.SESSION), list(sys.path), level))
+        # MPI's Finalize comes after all exit handlers.
+        atexit.register(self._at_exit)
+
+    # -- commands ----------------------------------------------------------------------------------
+
+    def push(
+        self,
+        command: str | Callable[..., Any],
+        target: Target = None,
+        block: bool = False,
+        parameters: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Queue a command on one server, on several, or on the first that is free (target None).
+
+        A string is evaluated if it is an expression, else executed, in the server's user namespace;
+        `parameters` are variables it finds there for this once. A callable is called with `parameters`
+        as keywords.
+
+        Returns the request id (target None or an int) or a list of ids (several); with `block=True` the
+        list of Responses, in target order, whether the commands succeeded or not (`Response.result()`
+        raises what went wrong). `timeout`, in seconds, bounds the blocking.
+
+        Raises CommandSyntaxError, CommandArgumentError, SerializationError, TargetError, ServerLost or
+        WorldError before anything is sent; CommandTimeout.
+        """
+        if self._closed:
+            self._refuse()
+        if timeout is not None:
+            _check_timeout(timeout)
+        ranks = resolve(target, self._loop.dispatcher)
+        encoded = self._encoder.encode(command, parameters)
+        if type(ranks) is list:
+            requests = [self._request(command, encoded, rank) for rank in ranks]
+            self._loop.push(requests)
+            return self._collect(requests, timeout) if block else [r.id for r in requests]
+        request = None if encoded.buffers else self._loop.push_to_idle(ranks, command, encoded, self._ids)  # type: ignore[arg-type]
+        if request is None:
+            request = self._request(command, encoded, ranks)  # type: ignore[arg-type]
+            self._loop.push((request,))
+        return self._collect([request], timeout) if block else request.id
+
+    def get(self, ids: Any, block: bool = True, timeout: float | None = None) -> list[Response]:
+        """Responses by request id (an int or a list of ints), in the order asked; each can be had once.
+
+        `block=False` returns those that are finished. Raises RequestError for an id that is unknown or was
+        fetched before, CommandTimeout if `timeout` seconds pass (nothing is fetched then).
+        """
+        if self._closed:
+            self._refuse()
+        _check_timeout(timeout)
+        requests = [self._known(id) for id in _flatten(ids)]
+        if len({r.id for r in requests}) < len(requests):
+            raise RequestError("an id is named twice; a response can be fetched once")
+        if not block:
+            self._loop.look()
+            requests = [r for r in requests if r.told]
+        return self._collect(requests, timeout)
+
+    def submit(  # type: ignore[override]
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        target: Target = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        **kwargs: Any,
+    ) -> CommandFuture:
+        """Queue `fn(*args, **kwargs)` on a server and return a `concurrent.futures.Future`.
+
+        `timeout`, in seconds from now, ends the request: a queued one is dropped, a running one is
+        interrupted, and the future raises CommandTimeout. `retries` says how often it may be started again
+        elsewhere if its server dies (target None only).
+        """
+        if self._closed:
+            self._refuse()
+        rank = self._single(target)
+        _check_timeout(timeout)
+        if isinstance(fn, str):
+            if args:
+                raise CommandArgumentError("a string command takes keyword arguments only, as its variables")
+            encoded = self._encoder.encode(fn, kwargs or None)
+        else:
+            encoded = self._encoder.call(fn, args, kwargs)
+        return self._submit(fn, encoded, rank, timeout, retries)
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        ordered: bool = True,
+        buffersize: int | None = None,
+        target: Target = None,
+    ) -> Iterator[Any]:
+        """Call `fn` on the items, on all servers (or those of `target`), and yield the results.
+
+        As `Executor.map`, and besides: `ordered=False` yields results as they come; `chunksize` items
+        travel as one command; `buffersize` bounds the items that are under way or wait to be taken, so the
+        iterables may be endless. `timeout` bounds, in seconds from the call, each wait for a result. The
+        first item that fails raises CommandError, which names the item's index.
+        """
+        if self._closed:
+            self._refuse()
+        for name, value in (("chunksize", chunksize), ("buffersize", buffersize)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise CommandArgumentError(f"{name} must be a whole number from 1 on, not {value!r}")
+        _check_timeout(timeout)
+        if not iterables:
+            raise CommandArgumentError("map needs at least one iterable")
+        ranks = resolve(target, self._loop.dispatcher)
+        turn = itertools.cycle(ranks) if isinstance(ranks, list) else itertools.repeat(ranks)
+
+        def start(chunk: list[tuple[Any, ...]], first: int) -> CommandFuture:
+            return self._submit(fn, self._encoder.chunk(fn, chunk), next(turn), None, 0, first)
+
+        size = chunksize or 1
+        if buffersize is not None:
+            size = min(size, buffersize)
+        limit = None if buffersize is None else buffersize // size
+        items = zip(*iterables)  # noqa: B905 - the shortest ends it, as in Executor.map
+        return MapRun(items, size, limit, ordered, timeout, start, self._loop.wait).results()
+
+    def on(self, target: Target) -> View:
+        """The same verbs, bound to a target."""
+        return View(self, target)
+
+    def plugin(self, name: str, target: Target = "all", **options: Any) -> Proxy:
+        """Load a plugin on the servers of `target` and return a proxy whose calls are requests.
+
+        Raises PluginError for an unknown name (naming those there are), for options it refuses, or if its
+        start fails.
+        """
+        if self._closed:
+            self._refuse()
+        return load_plugin(self, name, target, options)
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    def cancel(self, id: Any) -> bool:
+        """Cancel a request that is still queued; whether it will not run."""
+        if self._closed:
+            self._refuse()
+        return self._loop.cancel(self._known(id))
+
+    def interrupt(self, target: Target = "all") -> None:
+        """Raise KeyboardInterrupt in the commands that run on these servers; idle ones are not touched.
+
+        Raises WorldError for a server that has no doorbell, by which alone a busy server can be reached.
+        """
+        if self._closed:
+            self._refuse()
+        if target is None:
+            raise CommandArgumentError('interrupt needs to know which servers: a rank, a list, or "all"')
+        ranks = resolve(target, self._loop.dispatcher)
+        for rank in [ranks] if isinstance(ranks, int) else ranks or ():
+            running = self._loop.dispatcher.running(rank)
+            if running is not None and not self._loop.control(rank, doorbell.INTERRUPT, running):
+                why = self._world.why_polling.get(rank, "its connection is closed")
+                raise WorldError(
+                    f"server {rank} has no doorbell ({why}), so a running command cannot be interrupted"
+                )
+
+    @property
+    def servers(self) -> ServerTable:
+        """One row a server: rank, host, pid, state, queued, running, CPU seconds, resident bytes."""
+        loop, dispatcher = self._loop, self._loop.dispatcher
+        if not self._closed:
+            loop.ask_usage(0.2)
+        rows = ServerTable()
+        with loop.lock:
+            for rank in self._world.servers:
+                member = self._world.members[rank]
+                state, queued, running = "lost" if dispatcher.is_lost(rank) else "closed", 0, None
+                if dispatcher.is_live(rank) and not self._closed:
+                    queued, running = dispatcher.row(rank)
+                    state = "idle" if running is None else "busy"
+                cpu, rss = loop.usage.get(rank, (None, None))
+                rows.append(ServerInfo(rank, member.host, member.pid, state, queued, running, cpu, rss))
+        return rows
+
+    @property
+    def lost_a_server(self) -> bool:
+        """Whether a server ended that was not told to."""
+        return self._loop.lost_unexpectedly
+
+    def story(self, id: int) -> list[str]:
+        """What happened to a request so far, for debugging; the record is bounded."""
+        return self._loop.dispatcher.story(id)
+
+    def facts(self) -> WorldFacts:
+        """What this world stands on: MPI, doorbells, cores."""
+        return self._world.facts()
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Wait for all that was pushed, then end the servers.
+
+        Raises CommandError (or another error of a command) if a pushed command failed and nobody ever
+        fetched its response: a failure that nobody saw must not look like success.
+        """
+        if self._closed:
+            return
+        self._loop.wait(lambda: self._loop.open == 0)
+        self._end(self._world.config.stop_timeout)
+        self._raise_unseen()
+
+    def abandon(self) -> None:
+        """Drop what is queued, interrupt what runs, end the servers; raises nothing."""
+        if self._closed:
+            return
+        self._cancel_queued()
+        loop, grace = self._loop, self._world.config.grace
+        for rank in loop.dispatcher.ranks():
+            loop.control(rank, doorbell.ABANDON)
+        loop.wait(lambda: loop.open == 0, grace)
+        self._end(grace / 2)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `Executor.shutdown`; the servers end either way, so `wait=False` drops what is unfinished."""
+        if wait and not cancel_futures:
+            self.close()
+        elif not wait:
+            self.abandon()
+        else:
+            self._cancel_queued()
+            self.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abandon()
+
+    # -- inside: requests --------------------------------------------------------------------------
+
+    def _cancel_queued(self) -> None:
+        with self._loop.lock:
+            waiting = [r for r in self._loop.requests.values() if r.status is Status.QUEUED]
+        for request in waiting:
+            self._loop.cancel(request)
+
+    def _refuse(self) -> None:
+        raise WorldError("the client is closed; its servers are gone")
+
+    def _request(self, command: Any, encoded: Encoded, rank: int | None) -> Request:
+        id = next(self._ids)
+        return Request(
+            id,
+            rank,
+            encoded.pace_key,
+            command,
+            encoded.frame(id),
+            encoded.buffers,
+            bool(encoded.buffers),
+            time.time(),
+        )
+
+    def _submit(
+        self,
+        command: Any,
+        encoded: Encoded,
+        rank: int | None,
+        timeout: float | None,
+        retries: int,
+        first_item: int = 0,
+    ) -> CommandFuture:
+        request = self._request(command, encoded, rank)
+        request.retries = retries
+        if timeout is not None:
+            request.deadline = time.monotonic() + timeout
+        future = CommandFuture(self._loop.wait, self._loop.cancel)
+        future.request = request
+        future.first_item = first_item
+        request.future = future
+        self._loop.push((request,))
+        if timeout is not None:
+            self._loop.kick()  # whoever sleeps must know of the new deadline
+        return future
+
+    def _single(self, target: Target) -> int | None:
+        rank = resolve(target, self._loop.dispatcher)
+        if isinstance(rank, list):
+            if len(rank) > 1:
+                raise CommandArgumentError(
+                    f"submit makes one future, so it takes one server, not {target!r}; "
+                    "use push for several, or submit in a loop"
+                )
+            return rank[0]
+        return rank
+
+    def _known(self, id: Any) -> Request:
+        if isinstance(id, bool) or not hasattr(id, "__index__"):
+            raise RequestError(f"a request id is an int, not {id!r} (a {type(id).__name__})")
+        request = self._loop.requests.get(id)
+        if request is None:
+            last = self._loop.last_id
+            if 0 < id <= last:
+                raise RequestError(
+                    f"the response of request {id} was fetched before (or belongs to a future)"
+                )
+            raise RequestError(f"there is no request {id}; the last one was {last}")
+        return request
+
+    def _collect(self, requests: list[Request], timeout: float | None) -> list[Response]:
+        """Wait for requests and take them out of the books."""
+        last = requests[-1] if len(requests) == 1 else None
+        if last is not None:
+            ended = self._loop.wait(lambda: last.told, timeout)
+        else:
+            ended = self._loop.wait(lambda: all([r.told for r in requests]), timeout)
+        if not ended:
+            late = [r for r in requests if not r.told]
+            raise CommandTimeout(
+                f"{len(late)} of {len(requests)} requests have not ended within {timeout} s: "
+                f"{', '.join(_where(r, self._loop) for r in late[:5])}. They go on; fetch them later by id"
+            )
+        responses = []
+        for request in requests:
+            self._loop.requests.pop(request.id, None)
+            responses.append(response(request, self._loop.host_of(request.server)))
+        return responses
+
+    # -- inside: the end ---------------------------------------------------------------------------
+
+    def _end(self, limit: float) -> None:
+        """Have every server end its session, within `limit` seconds unless a command holds it."""
+        loop, transport = self._loop, self._world.transport
+        self._closed = True
+        for rank in list(transport.peers):
+            loop.say(rank, (int(Down.STOP),))
+        held = {rank for rank in self._world.servers if loop.dispatcher.running(rank) is not None}
+        others = set(self._world.servers) - held
+        ended = loop.wait(lambda: loop.stopped >= others and not transport.sending(), limit)
+        loop.stop()
+        self._printer.close()
+        late = sorted(held | (set() if ended else others - loop.stopped))
+        if late:
+            # Not here and now: an exception may be on its way to the user, and must be printed first.
+            self.must_abort = True
+            words = "do not end their commands" if held else f"did not end within {limit} s"
+            print(f"mpiframe: the servers {late} {words}; the run will end by force", file=sys.stderr)
+
+    def _raise_unseen(self) -> None:
+        unseen = [r for r in self._loop.requests.values() if r.error is not None]
+        unseen = [r for r in unseen if r.status is not Status.CANCELLED]
+        if not unseen:
+            return
+        first = unseen[0]
+        error = first.error
+        assert error is not None
+        if len(unseen) > 1:
+            others = ", ".join(str(r.id) for r in unseen[1:9]) + (", ..." if len(unseen) > 9 else "")
+            raise CommandError(
+                f"{len(unseen)} commands failed and nobody fetched their responses (also requests {others}). "
+                f"The first: {error}"
+            ) from error
+        raise error
+
+    def _at_exit(self) -> None:
+        """The interpreter ends: so does the world, well or badly as the script did."""
+        failed = getattr(sys, "last_value", None) is not None
+        unseen: BaseException | None = None
+        if not self._closed:
+            if failed:
+                self.abandon()
+            else:
+                try:
+                    self.close()
+                except MpiframeError as error:
+                    unseen = error
+        lost = self._loop.lost_unexpectedly
+        if self.must_abort:
+            self._world.abort(1)
+        leave(self._world)
+        if unseen is not None or (lost and not failed):
+            # Exit handlers cannot change the exit status, so this one ends the process itself.
+            if unseen is not None:
+                print(f"mpiframe: {type(unseen).__name__}: {unseen}", file=sys.stderr)
+            finalize_and_exit(1, finalize=not lost)
+
+    def _tell_polling(self) -> None:
+        why = self._world.why_polling
+        if why:
+            rank, reason = next(iter(why.items()))
+            log.warning(
+                "%d of %d servers have no doorbell and are reached by polling, which costs some CPU time and "
+                "about a millisecond a command after a pause (server %d: %s)",
+                len(why),
+                self._world.size - 1,
+                rank,
+                reason,
+            )
+
+
+def _check_options(output: str, output_dir: Any, log_level: int | str) -> tuple[Printer, int]:
+    if output not in Printer.MODES:
+        raise WorldError(
+            f"output={output!r} is no choice; choose one of {', '.join(map(repr, Printer.MODES))}"
+        )
+    level = logging.getLevelName(log_level) if isinstance(log_level, str) else log_level
+    if not isinstance(level, int):
+        raise WorldError(f"log_level={log_level!r} is no level of the logging module")
+    folder = None if output_dir is None else os.fspath(output_dir)
+    if folder is not None:
+        os.makedirs(folder, exist_ok=True)
+    return Printer(output, folder), level
+
+
+def _check_timeout(timeout: Any) -> None:
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
+        raise CommandArgumentError(f"timeout must be a number of seconds from 0 on, not {timeout!r}")
+
+
+def _flatten(ids: Any) -> Iterator[Any]:
+    if isinstance(ids, (Sequence, set, frozenset)) and not isinstance(ids, (str, bytes)):
+        for id in ids:
+            yield from _flatten(id)
+    else:
+        yield ids
+
+
+def _where(request: Request, loop: ClientLoop) -> str:
+    if request.server is None:
+        return f"request {request.id} ({shorten(request.command)}), still queued"
+    return place(request, loop.host_of(request.server))

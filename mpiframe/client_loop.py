@@ -1,0 +1,322 @@
+"""The client's engine room: carries out what the dispatcher says, and hears what servers say."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from time import time as clock
+from typing import Any
+
+from mpiframe import doorbell
+from mpiframe.answers import decode, lost_error
+from mpiframe.codec import pack, unpack
+from mpiframe.commands import Encoded
+from mpiframe.driver import Driver
+from mpiframe.messages import Down, Outcome, Request, Status, Up
+from mpiframe.output import Printer
+from mpiframe.queues import Dispatcher, End, Instruction, Interrupt, Send
+from mpiframe.transport import AWAY
+from mpiframe.world import World
+
+_DONE, _VALUE = Status.DONE, int(Outcome.VALUE)  # on the path of every answer, where a look-up counts
+
+
+class ClientLoop(Driver):
+    """The books of one client; see `driver.Driver` for which thread does the work."""
+
+    def __init__(
+        self, world: World, printer: Printer, deliver: Callable[[int, tuple[Any, ...], Any], None]
+    ) -> None:
+        super().__init__(world.transport)
+        self.world = world
+        self.dispatcher = Dispatcher()
+        self.requests: dict[int, Request] = {}  # until fetched
+        self.last_id = 0
+        self.open = 0  # requests that have not ended
+        self.usage: dict[int, tuple[float, int]] = {}  # rank -> CPU seconds, resident bytes
+        self.stopped: set[int] = set()  # servers that ended their session in order
+        self.lost_unexpectedly = False
+        self._printer = printer
+        self._deliver_other = deliver
+        self._known: dict[int, set[int]] = {rank: set() for rank in world.servers}
+        self._pings: dict[int, int] = {}
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make the servers known to the dispatcher and begin to listen."""
+        with self.lock:
+            for rank in self.world.servers:
+                peer = self._transport.peers[rank]
+                if peer.control is not None:
+                    peer.control.setblocking(False)
+                    self._transport.watch(peer.control.fileno(), _Hear(self, rank, peer.control))
+                self._carry_out(self.dispatcher.joined(rank))
+            self._transport.show(AWAY)
+        self._thread.start()
+
+    # -- what the client asks for ------------------------------------------------------------------
+
+    def push(self, requests: Iterable[Request]) -> None:
+        """Queue requests, and send what can be sent now."""
+        with self.lock:
+            for request in requests:
+                self.requests[request.id] = request
+                self.last_id = request.id
+                self.open += 1
+                self._carry_out(self.dispatcher.pushed(request))
+            if self._transport.in_motion() and not self._foreground:
+                self.kick()
+        if self._deliveries:
+            self._deliver()
+
+    def push_to_idle(
+        self, rank: int | None, command: Any, encoded: Encoded, ids: Iterator[int]
+    ) -> Request | None:
+        """Send a command to a server that is idle, and do the books while it works.
+
+        None if no server is idle, or this one is not. Only for commands without buffers.
+        """
+        with self.lock:
+            idle = self.dispatcher.idle(rank)
+            if idle is None or self._over:
+                return None
+            id = next(ids)
+            queued_at = clock()
+            frame = encoded.frame(id)
+            key = encoded.function_key
+            if key:
+                frame = self._once(idle, frame, key)
+            self._transport.send(idle, pack((0, [frame])))
+            request = Request(id, rank, encoded.pace_key, command, frame, (), False, queued_at)
+            self.requests[id] = request
+            self.last_id = id
+            self.open += 1
+            self.dispatcher.pushed(request)  # which says what was just done
+            if self._transport.unsent and not self._foreground:
+                self.kick()
+            return request
+
+    def cancel(self, request: Request) -> bool:
+        """Take a queued request back; whether it was still queued."""
+        with self.lock:
+            instructions = self.dispatcher.cancelled(request)
+            self._carry_out(instructions)
+        self._deliver()
+        return bool(instructions)
+
+    def say(self, rank: int, message: tuple[Any, ...]) -> None:
+        """Send a message that is no command."""
+        with self.lock:
+            if rank in self._transport.peers:
+                self._transport.send(rank, pack(message))
+
+    def control(self, rank: int, kind: bytes, id: int = 0, seconds: float = 0.0) -> bool:
+        """Write a record on the control connection; whether there is one that takes it."""
+        peer = self._transport.peers.get(rank)
+        if peer is None or peer.control is None:
+            return False
+        try:
+            peer.control.send(doorbell.RECORD.pack(kind, id, seconds, 0))
+        except OSError:
+            return False
+        return True
+
+    # -- what servers say (with the lock) -----------------------------------------------------------
+
+    def _handle(self, message: tuple[int, Any, Any]) -> None:
+        rank, frame, buffers = message
+        content = unpack(frame)
+        kind = content[0]
+        if kind == 0:  # Up.ANSWERS
+            self._answered(rank, content[1], buffers)
+        elif kind == Up.OUTPUT:
+            self._printed(rank, content[1], content[2])
+        elif kind == Up.DEFERRED:
+            _, id, seconds, pieces = content
+            self._printed(rank, id, pieces)
+            self._carry_out(self.dispatcher.deferred(rank, id, seconds))
+        elif kind == Up.STOPPED:
+            self.stopped.add(rank)
+            self._deliveries.append((None,))
+        else:
+            self._deliveries.append((rank, content, buffers))
+
+    def _answered(self, rank: int, answers: Any, buffers: Any) -> None:
+        start = 0
+        ended = []
+        for answer in answers:
+            id, outcome, payload, started, finished, pieces, count = answer
+            if pieces:
+                self._printed(rank, id, pieces)
+            ended.append((id, finished - started))
+            request = self.requests.get(id)
+            if request is not None and not request.ended:
+                request.ended = True
+                self.open -= 1
+                if outcome == _VALUE and request.future is None:  # nothing here runs code of the user's
+                    request.value = payload
+                    request.started_at = started
+                    request.finished_at = finished
+                    request.status = _DONE
+                    request.told = True
+                else:
+                    self._deliveries.append(
+                        (request, answer, buffers[start : start + count] if count else ())
+                    )
+            start += count
+            self._printer.finish(rank, id)
+        if self._followers:
+            self._notify()
+        instructions = self.dispatcher.answered(rank, ended)
+        if instructions:
+            self._carry_out(instructions)
+
+    def _printed(self, rank: int, id: int, pieces: Any) -> None:
+        request = self.requests.get(id)
+        if request is not None:
+            if request.output is None:
+                request.output = []
+            request.output.extend(pieces)
+        self._printer.feed(rank, id, pieces)
+
+    def server_gone(self, rank: int) -> None:
+        """A server's end of the doorbell is closed."""
+        if rank not in self._transport.peers:
+            return
+        self._transport.drop(rank)
+        if rank not in self.stopped:
+            self.lost_unexpectedly = True
+            self.stopped.add(rank)
+        self._carry_out(self.dispatcher.lost(rank))
+        self._deliveries.append((None,))
+
+    def _due(self) -> float | None:
+        return self.dispatcher.next_deadline()
+
+    def _time_passed(self) -> None:
+        self._carry_out(self.dispatcher.time_passed(time.monotonic()))
+
+    # -- what the dispatcher says (with the lock) ----------------------------------------------------
+
+    def _carry_out(self, instructions: list[Instruction]) -> None:
+        for instruction in instructions:
+            if type(instruction) is Send:
+                self._send(instruction.rank, instruction.requests)
+            elif type(instruction) is End:
+                self.open -= 1
+                self._deliveries.append((instruction.request, instruction, ()))
+            elif type(instruction) is Interrupt:
+                self.control(instruction.rank, doorbell.INTERRUPT, instruction.id)
+
+    def _send(self, rank: int, requests: list[Request]) -> None:
+        commands: list[Any] = []
+        buffers: list[Any] = []
+        for request in requests:
+            frame = request.frame
+            key = frame[3]
+            if key:
+                frame = self._once(rank, frame, key)
+            commands.append(frame)
+            if request.buffers:
+                buffers.extend(request.buffers)
+            if not request.retries:
+                request.frame, request.buffers = (), ()  # the message holds them until it is through
+        self._transport.send(rank, pack((0, commands)), buffers)
+
+    def _once(self, rank: int, frame: tuple[Any, ...], key: int) -> tuple[Any, ...]:
+        """The frame without the function's pickle data, if the server has it already."""
+        known = self._known[rank]
+        if key in known:
+            return (*frame[:2], None, *frame[3:])
+        known.add(key)
+        return frame
+
+    def forget_functions(self) -> None:
+        """Tell every server to drop the functions it has cached."""
+        with self.lock:
+            for rank, known in self._known.items():
+                known.clear()
+                if rank in self._transport.peers:
+                    self._transport.send(rank, pack((int(Down.FORGET),)))
+
+    # -- deliveries (without the lock) ---------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        """Hand over what arrived to those who wait for it."""
+        deliveries = self._deliveries
+        while deliveries:
+            try:
+                first, content, buffers = deliveries.popleft()
+            except (IndexError, ValueError):
+                continue  # another thread took it; or a mere sign that something changed
+            if type(first) is int:
+                self._deliver_other(first, content, buffers)
+                continue
+            request: Request = first
+            if type(content) is End:
+                request.error = lost_error(request, content, self.host_of(content.server))
+            else:
+                decode(request, content, buffers, self.host_of(request.server))
+            request.told = True
+            future = request.future
+            if future is not None:
+                request.future = None
+                self.requests.pop(request.id, None)
+                future.settle(request)
+        self._notify()
+
+    def host_of(self, rank: int | None) -> str | None:
+        """The host name of a server."""
+        return None if rank is None else self.world.members[rank].host
+
+    # -- asking servers how they are -----------------------------------------------------------------
+
+    def ask_usage(self, timeout: float) -> None:
+        """Have every server say how much CPU and memory it used; those that cannot are left out."""
+        waiting: set[int] = set()
+        serial = time.monotonic_ns()
+        for rank in self.dispatcher.ranks():
+            if self.control(rank, doorbell.PING, serial):
+                waiting.add(rank)
+        self.wait(
+            lambda: all(self._pings.get(r) == serial for r in waiting if r in self._transport.peers), timeout
+        )
+
+    def heard(self, rank: int, record: bytes) -> None:
+        """A record came on a control connection."""
+        kind, serial, cpu, rss = doorbell.RECORD.unpack(record)
+        if kind == doorbell.PONG:
+            self.usage[rank] = (cpu, rss)
+            self._pings[rank] = serial
+
+    def farewell(self) -> None:
+        """Let the servers' processes end, as this one is about to; nothing is sent to them any more."""
+        for rank in list(self._transport.peers):
+            self.control(rank, doorbell.FAREWELL)
+
+
+class _Hear:
+    """Reads one server's control connection; called by whoever sleeps on the doorbells."""
+
+    def __init__(self, loop: ClientLoop, rank: int, sock: socket.socket) -> None:
+        self._loop, self._rank, self._sock = loop, rank, sock
+        self._data = b""
+
+    def __call__(self) -> None:
+        with self._loop.lock:
+            try:
+                part = self._sock.recv(4096)
+            except BlockingIOError:
+                return  # another thread has read it
+            except OSError:
+                part = b""
+            if not part:
+                self._loop.server_gone(self._rank)
+                return
+            self._data += part
+            size = doorbell.RECORD.size
+            while len(self._data) >= size:
+                record, self._data = self._data[:size], self._data[size:]
+                self._loop.heard(self._rank, record)

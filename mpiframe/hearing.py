@@ -1,0 +1,76 @@
+"""What servers say beside answers: log records and the events of plugins."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from mpiframe import codec
+from mpiframe.messages import Outcome, Up
+from mpiframe.output import STDERR, Printer
+from mpiframe.world import World
+
+log = logging.getLogger("mpiframe")
+
+
+class Hearing:
+    """Passes log records on to this process's `logging`, and events to their subscribers."""
+
+    def __init__(self, world: World, printer: Printer) -> None:
+        self._world = world
+        self._printer = printer
+        self._subscribers: dict[str, list[Callable[[int, Any], None]]] = {}
+
+    def hear(self, rank: int, content: tuple[Any, ...], buffers: Any) -> None:
+        if content[0] == Up.LOG:
+            self._log(rank, content[1], content[2])
+        elif content[0] == Up.EVENT:
+            self._event(rank, content, buffers)
+
+    def _log(self, rank: int, request: int, fields: Any) -> None:
+        name, level, level_name, path, line, function, created, thread, text, trace = fields
+        record = logging.LogRecord(name, level, path, line, text, None, None, function)
+        record.levelname, record.created, record.threadName, record.exc_text = (
+            level_name,
+            created,
+            thread,
+            trace,
+        )
+        record.msecs = (created - int(created)) * 1000
+        host = self._world.members[rank].host
+        record.rank, record.host, record.request = rank, host, request or None
+        record.processName = f"server {rank}@{host}"
+        record.process = self._world.members[rank].pid
+        logger = logging.getLogger(name)
+        if logger.hasHandlers():
+            logger.handle(record)
+        elif logger.isEnabledFor(level):
+            words = f"{level_name} {name}: {text}" + (f"\n{trace}" if trace else "") + "\n"
+            self._printer.feed(rank, request, [(STDERR, words)])
+
+    def _event(self, rank: int, content: tuple[Any, ...], buffers: Any) -> None:
+        _, source, outcome, payload = content
+        try:
+            if outcome == Outcome.UNSENDABLE:
+                raise ValueError(payload[1])
+            value = codec.loads(payload, buffers) if outcome == Outcome.PICKLED else payload
+        except Exception:
+            log.exception("an event of plugin %s on server %d cannot be read", source, rank)
+            return
+        for callback in list(self._subscribers.get(source, ())):
+            try:
+                callback(rank, value)
+            except Exception:
+                log.exception("a subscriber of plugin %s raised", source)
+
+    def subscribe(self, source: str, callback: Callable[[int, Any], None]) -> Callable[[], None]:
+        listeners = self._subscribers.setdefault(source, [])
+        listeners.append(callback)
+
+        def unsubscribe() -> None:
+            with contextlib.suppress(ValueError):
+                listeners.remove(callback)
+
+        return unsubscribe
