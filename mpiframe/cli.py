@@ -1,0 +1,137 @@
+"""The command `mpiframe`: `run` starts a script on a world of ranks, `doctor` looks at the machine.
+
+Importing this starts no MPI; the ranks are processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.machinery
+import os
+import sys
+from collections.abc import Sequence
+
+from mpiframe import doctor, launcher
+from mpiframe.errors import WorldError
+
+_USAGE_STATUS = 2  # what argparse uses for a wrong command line
+
+_RUN_EPILOG = """\
+Ctrl-C interrupts the script on rank 0, as KeyboardInterrupt. What has not ended after the grace
+time, or at a second Ctrl-C, is ended by force. The exit status is that of the ranks, 130 after
+Ctrl-C unless the script still ended well.
+
+example: mpiframe run -n 4 script.py --its-own-option
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: that of the process) and return the exit status.
+
+    2 for a command line that cannot be carried out, with a message on standard error; argparse
+    leaves with SystemExit(2) itself for one that it cannot read.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        if options.subcommand == "doctor":
+            return doctor.main(options.mpiexec)
+        return _run(options)
+    except WorldError as error:
+        print(f"mpiframe {options.subcommand}: {error}", file=sys.stderr)
+        return _USAGE_STATUS
+
+
+def _run(options: argparse.Namespace) -> int:
+    plan = launcher.plan(
+        options.n,
+        ["-m", "mpiframe", *_program(options)],
+        mpiexec=options.mpiexec,
+        hostfile=options.hostfile,
+        extra=options.launcher_arg,
+    )
+    if options.dry_run:
+        print(plan)
+        return 0
+    return launcher.run(plan, grace=options.grace)
+
+
+def _program(options: argparse.Namespace) -> list[str]:
+    """The script or module with its arguments, once it is known to exist."""
+    if options.module is not None:
+        if not options.module:
+            raise WorldError("-m needs the name of a module")
+        top = options.module[0].partition(".")[0]
+        # Looked up where the ranks will, and without importing the packages above it: that could
+        # start MPI in this process.
+        if top not in sys.builtin_module_names and not importlib.machinery.PathFinder.find_spec(
+            top, [os.getcwd(), *sys.path]
+        ):
+            raise WorldError(f"there is no module {top!r} on Python's path, nor in {os.getcwd()}")
+        return ["-m", *options.module]
+    if not options.program:
+        raise WorldError(
+            "nothing to run: give a script, as in `mpiframe run -n 4 script.py`, or -m and a module"
+        )
+    if not os.path.exists(options.program[0]):
+        raise WorldError(f"there is no script {options.program[0]} (looked in {os.getcwd()})")
+    return list(options.program)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mpiframe",
+        description="An MPI-native parallel runtime: rank 0 is the client, the others are servers.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="subcommand", required=True, metavar="run|doctor")
+    run = commands.add_parser(
+        "run",
+        usage="mpiframe run -n N [options] script.py|-m module [arguments ...]",
+        help="start a script on several ranks",
+        description="Start a Python script (or module) on rank 0, with N-1 servers.",
+        epilog=_RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    run.add_argument(
+        "-n", type=int, required=True, metavar="N", help="ranks, the client among them (2 or more)"
+    )
+    run.add_argument("--dry-run", action="store_true", help="print the command, do not run it")
+    _add_mpiexec(run)
+    run.add_argument("--hostfile", metavar="FILE", help="hosts to use, in the format of the MPI")
+    run.add_argument(
+        "--grace",
+        type=_seconds,
+        default=launcher.GRACE_SECONDS,
+        metavar="SECONDS",
+        help="time to end after Ctrl-C before force is used (default: %(default)s)",
+    )
+    run.add_argument(
+        "--launcher-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="an argument for mpiexec, as --launcher-arg=--map-by; repeat for more",
+    )
+    # Both take all that follows, so that a script's own options are not taken for ours.
+    run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module to run")
+    run.add_argument("program", nargs=argparse.REMAINDER, help="a script and its arguments")
+    check = commands.add_parser(
+        "doctor",
+        help="say what works on this machine, and what to do about what does not",
+        allow_abbrev=False,
+    )
+    _add_mpiexec(check)
+    return parser
+
+
+def _add_mpiexec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mpiexec", metavar="PATH", help="the launcher to use (default: found)")
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")

@@ -1,0 +1,138 @@
+"""Runs the user's script on rank 0 and serves on every other rank: `python -m mpiframe script.py`."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import socket
+import sys
+import traceback
+import types
+from pathlib import Path
+from typing import Any
+
+from mpiframe import launcher
+from mpiframe.errors import MpiframeError
+
+_INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+def run(argv: list[str]) -> int:
+    """`argv` is [script, arguments...] or ["-m", module, arguments...]; the exit status of this rank."""
+    launcher.prepare_process()
+    # These import mpi4py.MPI, which starts MPI with the settings just made.
+    from mpiframe import client, process, world
+
+    try:
+        opened = world.open_world()
+    except MpiframeError as error:
+        print(f"mpiframe: {error}", file=sys.stderr)
+        return 2
+    if opened.rank != world.CLIENT:
+        process.serve_and_leave(opened)
+    _tell_launcher()
+    status = _run_script(argv)
+    return _end(client.current_client(), process, opened, status)
+
+
+def _tell_launcher() -> None:
+    """Let `mpiframe run` know which process is the client, so that Ctrl-C reaches it alone."""
+    _write("client", f"{socket.gethostname()} {os.getpid()}\n")
+
+
+def _write(name: str, text: str) -> None:
+    """Put a file into the launcher's folder of this run, if it is there, in one step."""
+    folder = os.environ.get("MPIFRAME_RUN_DIR")
+    if not folder or not os.path.isdir(folder):
+        return  # started otherwise, or on another host than the launcher's
+    path = os.path.join(folder, name)
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(path + ".new", path)
+
+
+def _run_script(argv: list[str]) -> int:
+    """Run it as the interpreter would, as `__main__`; its exit status."""
+    try:
+        if argv[0] == "-m":
+            sys.argv = argv[1:]
+            sys.path.insert(0, os.getcwd())
+            runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = list(argv)
+            sys.path.insert(0, str(Path(argv[0]).resolve().parent))
+            _run_file(argv[0])
+    except SystemExit as leaving:
+        return _status_of(leaving)
+    except KeyboardInterrupt as error:
+        _print_exception(error)
+        return _INTERRUPTED
+    except BaseException as error:
+        _print_exception(error)
+        return 1
+    return 0
+
+
+def _run_file(path: str) -> None:
+    # Not runpy.run_path: that empties the script's globals when it ends, and callbacks and exit handlers
+    # may still need them.
+    module = types.ModuleType("__main__")
+    module.__file__ = path
+    module.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = module
+    code = compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
+    exec(code, module.__dict__)
+
+
+def _status_of(leaving: SystemExit) -> int:
+    if leaving.code is None:
+        return 0
+    if isinstance(leaving.code, int):
+        return leaving.code & 0xFF
+    print(leaving.code, file=sys.stderr)
+    return 1
+
+
+def _print_exception(error: BaseException) -> None:
+    """The traceback as the script's own, without the frames of this module and of runpy."""
+    tb = error.__traceback__
+    while tb is not None and _is_ours(tb):
+        tb = tb.tb_next
+    sys.stdout.flush()
+    traceback.print_exception(type(error), error, tb)
+
+
+def _is_ours(tb: types.TracebackType) -> bool:
+    name = tb.tb_frame.f_code.co_filename
+    return name == __file__ or name.startswith("<frozen runpy") or name.endswith("/runpy.py")
+
+
+def _end(current: Any, process: Any, opened: Any, status: int) -> int:
+    """End the world, well or badly as the script did; the exit status that tells the truth."""
+    if current is None:
+        process.dismiss(opened)
+        _write("status", f"{status}\n")
+        return status
+    try:
+        if status == 0:
+            current.close()
+        else:
+            current.abandon()
+    except KeyboardInterrupt:
+        status = status or _INTERRUPTED
+        current.abandon()
+    except MpiframeError as error:
+        print(f"mpiframe: {type(error).__name__}: {error}", file=sys.stderr)
+        status = 1
+    if current.lost_a_server and status == 0:
+        print("mpiframe: a server was lost during the run, so it did not end well", file=sys.stderr)
+    if current.must_abort or current.lost_a_server:
+        status = status or 1
+    _write("status", f"{status}\n")
+    sys.stderr.flush()
+    if current.must_abort:
+        opened.abort(status)
+    if current.lost_a_server:
+        process.leave(opened)
+        process.finalize_and_exit(status or 1, finalize=False)
+    return status
