@@ -1,0 +1,1 @@
+"""Signal processing of the FX correlator example: recordings, spectra, fringes, report."""
