@@ -1,0 +1,66 @@
+# Shared by the scripts here; sourced, not run. Sets `root`, the checkout, and goes there.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+say() { printf '\033[1m== %s\033[0m\n' "$*" | if [ -t 1 ]; then cat; else sed 's/\x1b\[[0-9]*m//g'; fi; }
+
+die() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# as_root COMMAND...: runs it as root, or returns 1 where that cannot be done without asking.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        sudo -n "$@"
+    else
+        return 1
+    fi
+}
+
+# apt_install PACKAGE...: returns 1 where there is no apt-get, or no right to use it.
+apt_install() {
+    command -v apt-get >/dev/null && as_root true || return 1
+    # The list of packages may be missing or old; try without fetching it first.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null 2>&1 ||
+        { as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -qq -y --no-install-recommends "$@" >/dev/null; }
+}
+
+# find_python: prints the path of a Python that will do; MPIFRAME_PYTHON names one.
+find_python() {
+    local name
+    for name in ${MPIFRAME_PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
+        "$name" -c '
+import sys
+if not (3, 10) <= sys.version_info < (3, 14):
+    sys.exit(1)
+print(sys.executable)' 2>/dev/null && return
+    done
+    die "needs Python 3.10 to 3.13; found none of ${MPIFRAME_PYTHON:-them on PATH (MPIFRAME_PYTHON can name one)}"
+}
+
+# make_venv FOLDER EXTRAS: a virtual environment in the checkout with mpiframe[EXTRAS] in it, editable.
+# A stamp says what was installed, so that a second call only compares.
+make_venv() {
+    local venv=$root/$1 extras=$2 python base stamp wanted
+    python=$(find_python)
+    base=$("$python" -c 'import sys; print(sys.version, sys.base_prefix, sys.platform)')
+    stamp=$venv/.mpiframe-${extras//,/-}
+    wanted=$({ echo "$base $root $extras"; cat setup.py pyproject.toml; } | cksum)
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return
+    if ! [ -x "$venv/bin/python" ] || [ "$(cat "$venv/.mpiframe-base" 2>/dev/null)" != "$base $root" ]; then
+        say "making the virtual environment $1 ($("$python" --version))"
+        # Debian's Python comes without the part that makes virtual environments.
+        "$python" -m venv --clear "$venv" >/dev/null 2>&1 ||
+            { apt_install python3-venv && "$python" -m venv --clear "$venv"; } ||
+            die "cannot make a virtual environment with $python; on Debian: apt-get install python3-venv"
+        echo "$base $root" >"$venv/.mpiframe-base"
+    fi
+    say "installing mpiframe${extras:+[$extras]} into $1"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
+    echo "$wanted" >"$stamp"
+}
