@@ -112,8 +112,8 @@ class Server:
             while not self._stopping:
                 try:
                     self._serve()
-                except KeyboardInterrupt:
-                    continue  # meant for a command that had just ended
+                except KeyboardInterrupt as error:
+                    self._answer_interrupted(error)
             self._stop()
         except BaseException:
             # Not a command's failure but ours. The client must not wait for a server that cannot answer.
@@ -302,6 +302,12 @@ class Server:
             self._oldest = finished
         elif finished - self._oldest > _HOLD:
             self._flush()
+
+    def _answer_interrupted(self, error: KeyboardInterrupt) -> None:
+        """An interrupt came as its command was ending, past the place where its exceptions are caught."""
+        id, self._running = self._running, 0
+        if id:
+            self._conclude(id, None, *self._executor.raised(error), clock(), clock())
 
     def _defer(self, id: int, future: Any, started: float, finished: float, pieces: Any) -> None:
         with self._lock:
