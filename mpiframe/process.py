@@ -14,6 +14,7 @@ from mpi4py import MPI
 from mpiframe import codec, doorbell
 from mpiframe.messages import Down, Up
 from mpiframe.server import Server
+from mpiframe.transport import ASLEEP
 from mpiframe.world import CLIENT, World, opened
 
 
@@ -32,6 +33,7 @@ def dismiss(world: World) -> None:
     while waiting and time.monotonic() < limit:
         message = world.transport.poll()
         if message is None:
+            world.transport.show(ASLEEP)
             waiting -= set(world.transport.block(0.1))
         elif codec.unpack(message[1])[0] == Up.STOPPED:
             waiting.discard(message[0])
