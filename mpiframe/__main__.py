@@ -10,7 +10,7 @@ def main() -> int:
     from mpiframe import cli
 
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("run", "doctor") or arguments[0] in ("-h", "--help", "--version"):
+    if not arguments or arguments[0] in cli.SUBCOMMANDS:
         return cli.main(arguments)
     from mpiframe import runner
 

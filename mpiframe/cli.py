@@ -12,10 +12,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mpiframe import doctor, launcher
+from mpiframe import __version__, doctor, launcher
 from mpiframe.errors import WorldError
 
 _USAGE_STATUS = 2  # what argparse uses for a wrong command line
+
+SUBCOMMANDS = ("run", "doctor", "-h", "--help", "--version")
+"""What `python -m mpiframe` takes for its own, and not for the script that it is to run."""
 
 _RUN_EPILOG = """\
 Ctrl-C interrupts the script on rank 0, as KeyboardInterrupt. What has not ended after the grace
@@ -84,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         description="An MPI-native parallel runtime: rank 0 is the client, the others are servers.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"mpiframe {__version__}")
     commands = parser.add_subparsers(dest="subcommand", required=True, metavar="run|doctor")
     run = commands.add_parser(
         "run",

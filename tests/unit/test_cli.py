@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import mpiframe
 from mpiframe import cli, doctor, launcher
 from mpiframe.errors import WorldError
 
@@ -237,3 +238,10 @@ def test_without_an_mpi_the_remedy_is_told(world: dict[str, Any], monkeypatch: p
     assert not report.ok
     assert report.advice == ["Install one"]
     assert "cannot be started: mpi4py cannot load" in str(report)
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["--version"])
+    assert leaving.value.code == 0
+    assert capsys.readouterr().out == f"mpiframe {mpiframe.__version__}\n"
