@@ -419,7 +419,7 @@ class Client(concurrent.futures.Executor):
         if last is not None:
             ended = self._loop.wait(lambda: last.told, timeout)
         else:
-            ended = self._loop.wait(lambda: all([r.told for r in requests]), timeout)
+            ended = self._loop.wait(_AllTold(requests), timeout)
         if not ended:
             late = [r for r in requests if not r.told]
             raise CommandTimeout(
@@ -529,6 +529,18 @@ def _flatten(ids: Any) -> Iterator[Any]:
             yield from _flatten(id)
     else:
         yield ids
+
+
+class _AllTold:
+    """Whether all of these have ended; each is looked at once, however often it is asked."""
+
+    def __init__(self, requests: list[Request]) -> None:
+        self._waiting = requests[::-1]
+
+    def __call__(self) -> bool:
+        while self._waiting and self._waiting[-1].told:
+            self._waiting.pop()
+        return not self._waiting
 
 
 def _where(request: Request, loop: ClientLoop) -> str:
