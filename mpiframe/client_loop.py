@@ -166,7 +166,8 @@ class ClientLoop(Driver):
                         (request, answer, buffers[start : start + count] if count else ())
                     )
             start += count
-            self._printer.finish(rank, id)
+            if self._printer.partial:
+                self._printer.finish(rank, id)
         if self._followers:
             self._notify()
         instructions = self.dispatcher.answered(rank, ended)

@@ -268,7 +268,7 @@ class Printer:
     def __init__(self, mode: str, folder: str | None = None) -> None:
         self.mode = mode
         self._lock = threading.Lock()
-        self._partial: dict[tuple[int, int, int], list[str]] = {}
+        self.partial: dict[tuple[int, int, int], list[str]] = {}  # lines without their end, by place
         self._folder = folder or os.curdir
         self._open: dict[int, IO[str]] = {}
 
@@ -281,24 +281,24 @@ class Printer:
                 start, newline, rest = text.rpartition("\n")
                 place = (server, request, stream)
                 if newline:
-                    whole = "".join(self._partial.pop(place, [])) + start
+                    whole = "".join(self.partial.pop(place, [])) + start
                     self._print(server, request, stream, whole)
                 if rest:
-                    self._partial.setdefault(place, []).append(rest)
+                    self.partial.setdefault(place, []).append(rest)
 
     def finish(self, server: int, request: int) -> None:
         """The command ended: print what it left without an end of line."""
-        if not self._partial:
+        if not self.partial:
             return
         with self._lock:
             for stream in (STDOUT, STDERR):
-                rest = self._partial.pop((server, request, stream), None)
+                rest = self.partial.pop((server, request, stream), None)
                 if rest:
                     self._print(server, request, stream, "".join(rest))
 
     def close(self) -> None:
         """Print what is left and close the files."""
-        for server, request, _ in list(self._partial):
+        for server, request, _ in list(self.partial):
             self.finish(server, request)
         with self._lock:
             for file in self._open.values():
