@@ -26,7 +26,6 @@ import mmap
 import os
 import select
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from typing import Any
 from mpi4py import MPI
 
 from mpiframe.codec import pack, unpack
+from mpiframe.memory import ReceiveMemory
 
 _SMALL, _LARGE, _GO, _BULK = 11, 12, 13, 14  # tags, on a communicator of our own
 _PIECE = 1 << 30  # bytes a single MPI call may move: some MPIs fail from 2 GiB on
@@ -62,7 +62,6 @@ class Peer:
     control: socket.socket | None = None
     local: bool = False  # shares the page with us
     events: tuple[int, ...] = ()  # its eventfds, one a bed: on one host, quicker to ring than the socket
-    closed: bool = False
 
 
 @dataclass(slots=True)
@@ -83,31 +82,6 @@ class _Incoming:
     frame_is_buffer: bool = False
 
 
-class _Memory:
-    """Memory to receive into. What the user has let go of is used again: fresh pages are half of the cost."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._kept: deque[Any] = deque()
-        self._size = 0
-
-    def take(self, size: int) -> Any:
-        """An array of `size` bytes, writable, with any content."""
-        import numpy  # late: most worlds never move anything large
-
-        for space in self._kept:
-            # Referred to by `_kept`, by `space` and by the call itself: nobody else has it or a view of it.
-            if space.nbytes == size and sys.getrefcount(space) == 3:
-                return space
-        space = numpy.empty(size, numpy.uint8)
-        if size <= self._limit:
-            self._kept.append(space)
-            self._size += size
-            while self._size > self._limit:
-                self._size -= self._kept.popleft().nbytes
-        return space
-
-
 class Transport:
     """The two planes of one rank: MPI for data, doorbells for waking. See the module's text."""
 
@@ -126,7 +100,7 @@ class Transport:
         self._leaving: list[_Outgoing] = []
         self._arriving: dict[int, deque[_Incoming | Message]] = {}
         self._ready: deque[Message] = deque()
-        self._memory = _Memory(reuse)
+        self._memory = ReceiveMemory(reuse)
         self._beds = [select.epoll() for _ in range(beds)]
         self._bells: dict[int, Peer] = {}
         self._watched: dict[int, Callable[[], None]] = {}
@@ -238,7 +212,7 @@ class Transport:
         except BlockingIOError:
             pass  # full of bells already
         except OSError:
-            peer.closed = True
+            pass  # closed at the other end: `block` will tell
 
     def sending(self) -> bool:
         """Whether something sent is not through yet."""
