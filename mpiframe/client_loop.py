@@ -292,11 +292,6 @@ class ClientLoop(Driver):
             self.usage[rank] = (cpu, rss)
             self._pings[rank] = serial
 
-    def farewell(self) -> None:
-        """Let the servers' processes end, as this one is about to; nothing is sent to them any more."""
-        for rank in list(self._transport.peers):
-            self.control(rank, doorbell.FAREWELL)
-
 
 class _Hear:
     """Reads one server's control connection; called by whoever sleeps on the doorbells."""

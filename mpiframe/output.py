@@ -34,7 +34,7 @@ class Capture:
     def __init__(self, limit: int, on_text: Callable[[], None]) -> None:
         # Reentrant: a destructor that prints may run in the middle of a write.
         self.lock = threading.RLock()
-        self.request = 0  # the id whose command is running; 0 for threads that print between commands
+        self.request = 0  # set it to the id whose command begins; `end` puts it back
         self._on_text = on_text
         self._limit = limit
         self._pieces: list[tuple[int, int, str]] = []  # (request, stream, text)
@@ -68,10 +68,6 @@ class Capture:
             sys.stdout, sys.stderr = self.stdout, self.stderr
 
     # -- one command ------------------------------------------------------------------------------
-
-    def begin(self, request: int) -> None:
-        """From here on, text belongs to this request."""
-        self.request = request
 
     def end(self) -> list[Piece]:
         """The text of this request that was not taken yet; from here on, text belongs to none."""

@@ -22,6 +22,7 @@ FLOORS = {
     1: [
         "machine",
         "queues",
+        "memory",
         "codec",
         "namespace",
         "output",

@@ -30,7 +30,7 @@ def text_of(pieces: list[tuple[int, str]], stream: int = STDOUT) -> str:
 
 def test_text_belongs_to_the_command_that_runs() -> None:
     capture = Capture(1000, nothing)
-    capture.begin(5)
+    capture.request = 5
     capture.write(STDOUT, "one\n")
     capture.write(STDERR, "two\n")
     capture.write(STDOUT, "three")
@@ -38,13 +38,13 @@ def test_text_belongs_to_the_command_that_runs() -> None:
     assert capture.end() == [(STDOUT, "one\n"), (STDERR, "two\n"), (STDOUT, "three")]
     assert not capture.pending()
     assert capture.request == 0
-    capture.begin(6)
+    capture.request = 6
     assert capture.end() == []
 
 
 def test_live_text_is_taken_once() -> None:
     capture = Capture(1000, nothing)
-    capture.begin(5)
+    capture.request = 5
     capture.write(STDOUT, "a")
     capture.write(STDOUT, "b")
     assert capture.take() == (5, [(STDOUT, "ab")])
@@ -55,7 +55,7 @@ def test_live_text_is_taken_once() -> None:
 
 def test_live_text_is_taken_in_pieces_of_bounded_size() -> None:
     capture = Capture(10**6, nothing)
-    capture.begin(1)
+    capture.request = 1
     for _ in range(10):
         capture.write(STDOUT, "x" * 100)
     assert len(text_of(capture.take(250)[1])) == 200
@@ -66,7 +66,7 @@ def test_live_text_is_taken_in_pieces_of_bounded_size() -> None:
 def test_each_write_is_announced_with_the_lock_free() -> None:
     heard = []
     capture = Capture(1000, lambda: heard.append(capture.take()))
-    capture.begin(3)
+    capture.request = 3
     capture.write(STDOUT, "now")
     assert heard == [(3, [(STDOUT, "now")])]
 
@@ -80,7 +80,7 @@ def test_text_printed_between_commands_belongs_to_none() -> None:
 def test_text_printed_before_a_command_is_not_its_own() -> None:
     capture = Capture(1000, nothing)
     capture.write(STDOUT, "from a thread\n")
-    capture.begin(5)
+    capture.request = 5
     capture.write(STDOUT, "mine\n")
     assert text_of(capture.end()) == "mine\n"
 
@@ -90,7 +90,7 @@ def test_text_printed_before_a_command_is_not_its_own() -> None:
 
 def kept(limit: int, *texts: str, live: bool = False) -> str:
     capture = Capture(limit, nothing)
-    capture.begin(1)
+    capture.request = 1
     found = ""
     for text in texts:
         capture.write(STDOUT, text)
@@ -125,7 +125,7 @@ def test_nothing_is_left_out_of_what_is_a_little_too_long() -> None:
 
 def test_memory_is_bounded_while_a_command_prints_without_end() -> None:
     capture = Capture(1000, nothing)
-    capture.begin(1)
+    capture.request = 1
     for _ in range(2000):
         capture.write(STDOUT, "y" * 1000)
     assert len(text_of(capture.end())) < 1000 + 2 * TAIL + 100
@@ -134,7 +134,7 @@ def test_memory_is_bounded_while_a_command_prints_without_end() -> None:
 def test_each_command_and_stream_has_a_limit_of_its_own() -> None:
     capture = Capture(10, nothing)
     for request in (1, 2):
-        capture.begin(request)
+        capture.request = request
         capture.write(STDOUT, "1234567890")
         capture.write(STDERR, "abcdefghij")
         assert capture.end() == [(STDOUT, "1234567890"), (STDERR, "abcdefghij")]
@@ -171,7 +171,7 @@ print(json.dumps(found))
 def test_both_ways_of_printing_are_caught_in_their_order() -> None:
     found = captured(
         """
-        capture.begin(7)
+        capture.request = 7
         print("python")
         os.write(1, b"descriptor\\n")
         print("error", file=sys.stderr)
@@ -189,7 +189,7 @@ def test_text_of_descriptors_belongs_to_the_command_that_ran() -> None:
     assert captured(
         """
         for request in (1, 2):
-            capture.begin(request)
+            capture.request = request
             os.write(1, b"%d" % request)
             found.append(capture.end())
         """
@@ -199,7 +199,7 @@ def test_text_of_descriptors_belongs_to_the_command_that_ran() -> None:
 def test_what_streams_can_do() -> None:
     assert captured(
         """
-        capture.begin(1)
+        capture.request = 1
         sys.stdout.buffer.write(b"bytes ")
         sys.stdout.writelines(["a", "b"])
         sys.stdout.write("")
@@ -218,7 +218,7 @@ def test_what_streams_can_do() -> None:
 def test_odd_text_is_no_error() -> None:
     assert captured(
         """
-        capture.begin(1)
+        capture.request = 1
         os.write(1, b"\\xff\\n")
         print("\\ud800")
         found = [[stream, ascii(text)] for stream, text in capture.end()]
@@ -229,7 +229,7 @@ def test_odd_text_is_no_error() -> None:
 def test_a_character_that_arrives_in_two_parts_is_whole() -> None:
     found = captured(
         """
-        capture.begin(1)
+        capture.request = 1
         os.write(1, "é".encode()[:1])
         capture.drain()
         os.write(1, "é".encode()[1:])
@@ -243,7 +243,7 @@ def test_a_stream_that_a_command_rebinds_is_put_back() -> None:
     assert captured(
         """
         import io
-        capture.begin(1)
+        capture.request = 1
         sys.stdout = sys.stderr = io.StringIO()
         print("lost on purpose")
         capture.reclaim()
@@ -258,7 +258,7 @@ def test_a_logging_handler_of_before_does_not_escape() -> None:
         """
         import logging
         logging.basicConfig(format="%(message)s")
-        capture.begin(1)
+        capture.request = 1
         logging.warning("told")
         found = capture.end()
         """
@@ -268,7 +268,7 @@ def test_a_logging_handler_of_before_does_not_escape() -> None:
 def test_much_text_does_not_block() -> None:
     assert captured(
         """
-        capture.begin(1)
+        capture.request = 1
         line = b"x" * 99 + b"\\n"
         for _ in range(5000):
             os.write(1, line)  # half a megabyte: a pipe would be full
