@@ -129,7 +129,6 @@ def _end(current: Any, process: Any, opened: Any, status: int) -> int:
     if current.must_abort or current.lost_a_server:
         status = status or 1
     _write("status", f"{status}\n")
-    sys.stderr.flush()
     if current.must_abort:
         opened.abort(status)
     if current.lost_a_server:

@@ -13,6 +13,7 @@ A member is addressed as (communicator, rank); everything above this module uses
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import mmap
 import os
@@ -94,6 +95,9 @@ class World:
 
     def abort(self, code: int) -> None:
         """End every process of the world now. The last resort: nothing is cleaned up."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # closed, or gone
+                stream.flush()
         self.comm.Abort(code)
 
 
