@@ -40,6 +40,7 @@ from mpiframe.hearing import Hearing
 from mpiframe.mapping import MapRun
 from mpiframe.messages import Down, Request, Response, ServerInfo, Status, WorldFacts
 from mpiframe.output import Printer
+from mpiframe.plugins.base import Plugin
 from mpiframe.process import finalize_and_exit, leave, serve_and_leave
 from mpiframe.proxy import Proxy, load_plugin
 from mpiframe.targets import Target, resolve
@@ -232,7 +233,7 @@ class Client(concurrent.futures.Executor):
         """The same verbs, bound to a target."""
         return View(self, target)
 
-    def plugin(self, name: str, target: Target = "all", **options: Any) -> Proxy:
+    def plugin(self, name: str | type[Plugin], target: Target = "all", **options: Any) -> Proxy:
         """Load a plugin on the servers of `target` and return a proxy whose calls are requests.
 
         Raises PluginError for an unknown name (naming those there are), for options it refuses, or if its
@@ -438,11 +439,15 @@ class Client(concurrent.futures.Executor):
         """Have every server end its session, within `limit` seconds unless a command holds it."""
         loop, transport = self._loop, self._world.transport
         self._closed = True
+        with loop.lock:
+            loop.closing = True
         for rank in list(transport.peers):
             loop.say(rank, (int(Down.STOP),))
         held = {rank for rank in self._world.servers if loop.dispatcher.running(rank) is not None}
         others = set(self._world.servers) - held
         ended = loop.wait(lambda: loop.stopped >= others and not transport.sending(), limit)
+        for rank in held:
+            loop.give_up(rank)
         loop.stop()
         self._printer.close()
         late = sorted(held | (set() if ended else others - loop.stopped))

@@ -13,12 +13,14 @@ from mpiframe.answers import decode, lost_error
 from mpiframe.codec import pack, unpack
 from mpiframe.commands import Encoded
 from mpiframe.driver import Driver
+from mpiframe.errors import WorldError
 from mpiframe.messages import Down, Outcome, Request, Status, Up
 from mpiframe.output import Printer
 from mpiframe.queues import Dispatcher, End, Instruction, Interrupt, Send
 from mpiframe.transport import AWAY
 from mpiframe.world import World
 
+_RUN, _ANSWERS = int(Down.RUN), int(Up.ANSWERS)
 _DONE, _VALUE = Status.DONE, int(Outcome.VALUE)  # on the path of every answer, where a look-up counts
 
 
@@ -33,6 +35,7 @@ class ClientLoop(Driver):
         self.dispatcher = Dispatcher()
         self.requests: dict[int, Request] = {}  # until fetched
         self.last_id = 0
+        self.closing = False  # from here on nothing can be pushed: nobody would answer
         self.open = 0  # requests that have not ended
         self.usage: dict[int, tuple[float, int]] = {}  # rank -> CPU seconds, resident bytes
         self.stopped: set[int] = set()  # servers that ended their session in order
@@ -61,6 +64,7 @@ class ClientLoop(Driver):
     def push(self, requests: Iterable[Request]) -> None:
         """Queue requests, and send what can be sent now."""
         with self.lock:
+            self._check_open()
             for request in requests:
                 self.requests[request.id] = request
                 self.last_id = request.id
@@ -79,8 +83,9 @@ class ClientLoop(Driver):
         None if no server is idle, or this one is not. Only for commands without buffers.
         """
         with self.lock:
+            self._check_open()
             idle = self.dispatcher.idle(rank)
-            if idle is None or self._over:
+            if idle is None:
                 return None
             id = next(ids)
             queued_at = clock()
@@ -88,7 +93,7 @@ class ClientLoop(Driver):
             key = encoded.function_key
             if key:
                 frame = self._once(idle, frame, key)
-            self._transport.send(idle, pack((0, [frame])))
+            self._transport.send(idle, pack((_RUN, [frame])))
             request = Request(id, rank, encoded.pace_key, command, frame, (), False, queued_at)
             self.requests[id] = request
             self.last_id = id
@@ -97,6 +102,17 @@ class ClientLoop(Driver):
             if self._transport.unsent and not self._foreground:
                 self.kick()
             return request
+
+    def _check_open(self) -> None:
+        if self.closing:
+            raise WorldError("the client is closed; its servers are gone")
+
+    def give_up(self, rank: int) -> None:
+        """End what this server still holds: nobody will hear its answers any more."""
+        with self.lock:
+            self._carry_out(self.dispatcher.lost(rank))
+        self._deliver()
+        self.kick()
 
     def cancel(self, request: Request) -> bool:
         """Take a queued request back; whether it was still queued."""
@@ -112,13 +128,13 @@ class ClientLoop(Driver):
             if rank in self._transport.peers:
                 self._transport.send(rank, pack(message))
 
-    def control(self, rank: int, kind: bytes, id: int = 0, seconds: float = 0.0) -> bool:
+    def control(self, rank: int, kind: bytes, id: int = 0) -> bool:
         """Write a record on the control connection; whether there is one that takes it."""
         peer = self._transport.peers.get(rank)
         if peer is None or peer.control is None:
             return False
         try:
-            peer.control.send(doorbell.RECORD.pack(kind, id, seconds, 0))
+            peer.control.send(doorbell.RECORD.pack(kind, id, 0.0, 0))
         except OSError:
             return False
         return True
@@ -129,7 +145,7 @@ class ClientLoop(Driver):
         rank, frame, buffers = message
         content = unpack(frame)
         kind = content[0]
-        if kind == 0:  # Up.ANSWERS
+        if kind == _ANSWERS:
             self._answered(rank, content[1], buffers)
         elif kind == Up.OUTPUT:
             self._printed(rank, content[1], content[2])
@@ -224,7 +240,7 @@ class ClientLoop(Driver):
                 buffers.extend(request.buffers)
             if not request.retries:
                 request.frame, request.buffers = (), ()  # the message holds them until it is through
-        self._transport.send(rank, pack((0, commands)), buffers)
+        self._transport.send(rank, pack((_RUN, commands)), buffers)
 
     def _once(self, rank: int, frame: tuple[Any, ...], key: int) -> tuple[Any, ...]:
         """The frame without the function's pickle data, if the server has it already."""

@@ -292,6 +292,38 @@ assert waiting.cancelled()
     launcher.run(script, seconds=QUICK).expect(0)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_thread_that_waits_is_told_of_the_end(launcher: Any, plain: bool) -> None:
+    """Even if its command will not be interrupted; and nothing can be pushed any more."""
+    script = (
+        HEAD
+        + """
+if __name__ == "__main__":
+    client = mpiframe.Client()
+    path = pathlib.Path("begun").resolve()
+    client.push("begun = " + repr(str(path)), target=1, block=True)
+    loop = "while True:\\n    try: time.sleep(600)\\n    except BaseException: pass"
+    stubborn = "import time\\nopen(begun, 'w').close()\\n" + loop
+    id = client.push(stubborn, target=1)
+    got = []
+    waiting = threading.Thread(target=lambda: got.extend(client.get(id)))
+    waiting.start()
+    while not path.exists():
+        time.sleep(0.01)
+    client.shutdown(wait=False)
+    waiting.join(QUICK)
+    assert got[0].status == "lost", got
+    try:
+        client.push("1", target=1)
+    except mpiframe.WorldError:
+        print("told")
+""".replace("QUICK", str(QUICK))
+    )
+    ended = launcher.run(script, 2, seconds=QUICK, plain=plain)
+    assert ended.status != 0
+    assert ended.stdout == "told\n"
+
+
 def test_a_plugin_is_stopped_at_the_end(launcher: Any) -> None:
     script = """
 class Clock(mpiframe.Plugin):
