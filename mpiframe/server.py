@@ -37,6 +37,7 @@ from mpiframe.transport import ASLEEP, AWAKE
 from mpiframe.world import CLIENT, World
 
 _HOLD = 200e-6  # seconds that answers may wait for the next ones, to share a message
+_RUN, _ANSWERS = int(Down.RUN), int(Up.ANSWERS)  # looking a member up costs as much as a small command
 _current: Server | None = None
 
 
@@ -226,7 +227,7 @@ class Server:
     def _take(self, frame: Any, buffers: Any) -> None:
         message = unpack(frame)
         kind = message[0]
-        if kind == 0:  # Down.RUN
+        if kind == _RUN:
             if not buffers:
                 commands = message[1]
                 if len(commands) == 1 and not self._queue:
@@ -345,7 +346,7 @@ class Server:
         if answers:
             buffers = self._answer_buffers
             self._answers, self._answer_buffers = [], []
-            self._transport.send(CLIENT, pack((0, answers)), buffers)
+            self._transport.send(CLIENT, pack((_ANSWERS, answers)), buffers)
 
     def _flush_outbox(self) -> None:
         while self._outbox:
