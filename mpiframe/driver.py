@@ -70,15 +70,20 @@ class Driver(ABC):
 
     def stop(self) -> None:
         """End the progress thread; the transport stays as it is."""
-        self._over = True
-        self.kick()
-        if self._parked:
-            self._park.release()
+        with self.lock:
+            self._over = True
+            self.kick()
+            if self._parked:
+                self._parked = False
+                self._park.release()
         if threading.current_thread() is not self._thread:
             self._thread.join(5.0)
-        self._transport.unwatch(self._wake_in)
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        with self.lock:
+            self._transport.unwatch(self._wake_in)
+            wake_in, wake_out = self._wake_in, self._wake_out
+            self._wake_in = self._wake_out = -1  # a late kick must not reach whoever gets these numbers next
+            os.close(wake_in)
+            os.close(wake_out)
 
     def kick(self) -> None:
         """Wake whoever sleeps on the doorbells."""
