@@ -1,8 +1,8 @@
 """The dispatcher: which request goes to which server, and when. A state machine without I/O.
 
-Events go in (`joined`, `pushed`, `answered`, `deferred`, `lost`, `cancelled`, `time_passed`), and
-instructions come out (`Send`, `End`, `Interrupt`); the client carries them out. There is no clock, no
-thread and no MPI here, so every rule of scheduling is tested by plain calls.
+Events go in (`joined`, `pushed`, `answered`, `deferred`, `lost`, `paused`, `resumed`, `cancelled`,
+`time_passed`), and instructions come out (`Send`, `End`, `Interrupt`); the client carries them out. There is
+no clock, no thread and no MPI here, so every rule of scheduling is tested by plain calls.
 
 The rules:
 
@@ -91,6 +91,7 @@ class _Server:
     load: float = 0.0  # expected seconds of all that is sent
     barrier: bool = False  # something long, unknown or large is among it: send nothing ahead
     queued: int = 0  # live requests in `own` (cancelled ones stay there until they are reached)
+    paused: bool = False  # gets nothing new
 
 
 class Dispatcher:
@@ -98,6 +99,7 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self.pace = Pace()
+        self.highest_first = False  # of the idle servers the highest rank, instead of the warmest
         self._servers: dict[int, _Server] = {}
         self._lost: set[int] = set()
         self._idle: dict[int, None] = {}  # an ordered set; the last to become idle is still warm
@@ -126,15 +128,16 @@ class Dispatcher:
         if request.target is None:
             if not self._servers:
                 return [self._end(request, Status.LOST, None)]
-            if self._idle:
-                rank = self._idle.popitem()[0]
+            rank = self.idle(None)
+            if rank is not None:
+                del self._idle[rank]
                 return [self._send_one(self._servers[rank], request)]
             self._shared.append(request)
             return []
         server = self._servers.get(request.target)
         if server is None:
             return [self._end(request, Status.LOST, request.target)]
-        if not server.sent:
+        if not server.sent and not server.paused:
             self._idle.pop(server.rank, None)
             return [self._send_one(server, request)]
         if not server.queued and self._fits(server, request):
@@ -194,9 +197,24 @@ class Dispatcher:
         if not self._servers:
             instructions += [self._end(r, Status.LOST, None) for r in self._shared if not r.ended]
             self._shared.clear()
-        while self._idle and self._shared:
-            instructions += self._refill(self._servers[next(reversed(self._idle))])
+        while self._shared and (idle := self.idle(None)) is not None:
+            instructions += self._refill(self._servers[idle])
         return instructions
+
+    def paused(self, rank: int) -> None:
+        """A server is to get nothing new until it is `resumed`; what it was sent stays with it."""
+        server = self._servers.get(rank)
+        if server is not None:
+            server.paused = True
+            self._idle.pop(rank, None)
+
+    def resumed(self, rank: int) -> list[Instruction]:
+        """A server that was paused may get commands again."""
+        server = self._servers.get(rank)
+        if server is None or not server.paused:
+            return []
+        server.paused = False
+        return self._settle(server)
 
     def cancelled(self, request: Request) -> list[Instruction]:
         """The user cancels a request; only one that is still queued here can be."""
@@ -231,7 +249,7 @@ class Dispatcher:
     def idle(self, target: int | None) -> int | None:
         """The server that would get a request for this target at once, or None."""
         if target is None:
-            return next(reversed(self._idle), None)
+            return max(self._idle, default=None) if self.highest_first else next(reversed(self._idle), None)
         return target if target in self._idle else None
 
     def ranks(self) -> list[int]:
@@ -276,8 +294,9 @@ class Dispatcher:
         for rank, server in self._servers.items():
             live = [r for r in server.own if r.status is Status.QUEUED]
             assert server.queued == len(live), (rank, server.queued, len(live))
-            assert (rank in self._idle) == (not server.sent), rank
-            assert not (live and not server.sent), f"server {rank} is idle while its queue is not empty"
+            free = not server.sent and not server.paused
+            assert (rank in self._idle) == free, rank
+            assert not (live and free), f"server {rank} is idle while its queue is not empty"
             assert len(server.sent) <= WINDOW, rank
             assert all(r.target in (None, rank) for r in server.sent.values()), rank
         waits = any(r.status is Status.QUEUED for r in self._shared)
@@ -288,7 +307,7 @@ class Dispatcher:
     # -- inside ---------------------------------------------------------------------------------
 
     def _fits(self, server: _Server, request: Request) -> bool:
-        if server.barrier or request.large or len(server.sent) >= WINDOW:
+        if server.barrier or server.paused or request.large or len(server.sent) >= WINDOW:
             return False
         if request.deadline is not None:
             return False  # once sent it can be interrupted only while it runs
@@ -316,7 +335,8 @@ class Dispatcher:
             server.load = 0.0
             server.barrier = False
             if not server.queued and not self._shared:
-                self._idle[server.rank] = None
+                if not server.paused:
+                    self._idle[server.rank] = None
                 return []
         elif not server.barrier:
             # Estimates move while commands are out, so the sum is made anew; the window bounds it.
@@ -325,6 +345,8 @@ class Dispatcher:
         return self._refill(server)
 
     def _refill(self, server: _Server) -> list[Instruction]:
+        if server.paused:
+            return []
         batch: list[Request] = []
         for queue in (server.own, self._shared):
             own = queue is server.own

@@ -64,6 +64,13 @@ class Desk:
     def lose(self, rank: int) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.lost(rank))
 
+    def pause(self, rank: int) -> None:
+        self.dispatcher.paused(rank)
+        self.dispatcher.validate()
+
+    def resume(self, rank: int) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.resumed(rank))
+
     def cancel(self, id: int) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.cancelled(self.requests[id]))
 
@@ -459,6 +466,44 @@ def test_the_story_is_bounded() -> None:
     assert desk.dispatcher.story(5000) == ["sent (server 1)", "answered (server 1)"]
 
 
+# -- pausing, and the choice among idle servers ---------------------------------------------------
+
+
+def test_a_paused_server_gets_nothing_new_and_keeps_what_it_has() -> None:
+    desk = Desk(2)
+    assert desk.push(1) == [("send", 1, 1)]
+    desk.pause(1)
+    assert desk.push(1) == []
+    assert desk.push(None) == [("send", 2, 3)]
+    assert desk.push(None) == []
+    assert desk.answer(1, 1) == []
+    assert desk.resume(1) == [("send", 1, 2)]
+    assert desk.answer(1, 2) == [("send", 1, 4)]
+
+
+def test_an_idle_server_that_is_paused_is_nobodys_choice() -> None:
+    desk = Desk(1)
+    desk.pause(1)
+    assert desk.dispatcher.idle(None) is None
+    assert desk.dispatcher.idle(1) is None
+    assert desk.push(None) == []
+    assert desk.resume(1) == [("send", 1, 1)]
+    assert desk.resume(1) == []
+    desk.pause(9)  # one that is not there
+    assert desk.resume(9) == []
+
+
+@pytest.mark.parametrize(("highest_first", "expected"), [(True, 3), (False, 1)])
+def test_the_warmest_or_the_highest_of_the_idle_servers(highest_first: bool, expected: int) -> None:
+    desk = Desk(3)
+    desk.dispatcher.highest_first = highest_first
+    for rank in (1, 2, 3):
+        desk.push(rank)
+    for rank in (3, 2, 1):
+        desk.answer(rank, rank)
+    assert desk.push(None) == [("send", expected, 4)]
+
+
 # -- random histories -----------------------------------------------------------------------------
 
 RANKS = (1, 2, 3)
@@ -479,11 +524,13 @@ class Histories(RuleBasedStateMachine):
         self.starts: dict[int, list[int]] = {rank: [] for rank in RANKS}  # targeted ones
         self.retries: dict[int, int] = {}
         self.sends: dict[int, int] = {}
+        self.paused: set[int] = set()
 
     def carry_out(self, instructions: list[Any]) -> None:
         for said in instructions:
             if isinstance(said, Send):
                 assert said.requests
+                assert said.rank not in self.paused
                 for request in said.requests:
                     assert not self.ends[request.id], "an ended request is sent"
                     assert request.target in (None, said.rank)
@@ -518,8 +565,9 @@ class Histories(RuleBasedStateMachine):
                 self.ends[id].append("done")
         self.carry_out(self.dispatcher.answered(rank, [(id, seconds) for id in ids]))
 
-    @initialize(count=st.integers(1, len(RANKS)))
-    def start(self, count: int) -> None:
+    @initialize(count=st.integers(1, len(RANKS)), highest_first=st.booleans())
+    def start(self, count: int, highest_first: bool) -> None:
+        self.dispatcher.highest_first = highest_first
         for rank in RANKS[:count]:
             self.holds[rank], self.waits[rank] = [], []
             self.carry_out(self.dispatcher.joined(rank))
@@ -596,6 +644,7 @@ class Histories(RuleBasedStateMachine):
     def lose(self, data: st.DataObject) -> None:
         rank = data.draw(st.sampled_from(self.live()))
         del self.holds[rank], self.waits[rank]
+        self.paused.discard(rank)
         self.carry_out(self.dispatcher.lost(rank))
 
     @precondition(lambda self: len(self.holds) < len(RANKS))
@@ -604,6 +653,20 @@ class Histories(RuleBasedStateMachine):
         rank = data.draw(st.sampled_from([r for r in RANKS if r not in self.holds]))
         self.holds[rank], self.waits[rank] = [], []
         self.carry_out(self.dispatcher.joined(rank))
+
+    @precondition(lambda self: self.holds)
+    @rule(data=st.data())
+    def pause(self, data: st.DataObject) -> None:
+        rank = data.draw(st.sampled_from(self.live()))
+        self.paused.add(rank)
+        self.dispatcher.paused(rank)
+
+    @precondition(lambda self: self.paused)
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        rank = data.draw(st.sampled_from(sorted(self.paused)))
+        self.paused.remove(rank)
+        self.carry_out(self.dispatcher.resumed(rank))
 
     @rule(seconds=st.floats(0.1, 3))
     def time_passes(self, seconds: float) -> None:
@@ -636,7 +699,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_that_could_run(self) -> None:
-        idle = [rank for rank, held in self.holds.items() if not held]
+        idle = [rank for rank, held in self.holds.items() if not held and rank not in self.paused]
         for request in self.requests.values():
             if not request.ended and request.server is None:
                 assert self.holds, f"request {request.id} waits though no server is left"
@@ -645,6 +708,9 @@ class Histories(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """When the servers have answered all they hold, every request has ended, once."""
+        for rank in sorted(self.paused):
+            self.paused.remove(rank)
+            self.carry_out(self.dispatcher.resumed(rank))
         steps = 0
         while any(self.holds.values()) or any(self.waits.values()):
             for rank in self.live():
