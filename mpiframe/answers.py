@@ -6,7 +6,7 @@ import concurrent.futures
 import linecache
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from mpiframe import codec
 from mpiframe.errors import (
@@ -147,6 +147,13 @@ def response(request: Request, host: str | None) -> Response:
         host,
         error,
     )
+
+
+class Holder(Protocol):
+    """Who is told of the end of a request."""
+
+    def settle(self, request: Request) -> None:
+        """Called once, when the request has ended."""
 
 
 class CommandFuture(concurrent.futures.Future[Any]):

@@ -20,6 +20,8 @@ _USAGE_STATUS = 2  # what argparse uses for a wrong command line
 SUBCOMMANDS = ("run", "doctor", "-h", "--help", "--version")
 """What `python -m mpiframe` takes for its own, and not for the script that it is to run."""
 
+_CASAMPI = "mpiframe.compat.casampi"
+
 _RUN_EPILOG = """\
 Ctrl-C interrupts the script on rank 0, as KeyboardInterrupt. What has not ended after the grace
 time, or at a second Ctrl-C, is ended by force. The exit status is that of the ranks, 130 after
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     plan = launcher.plan(
         options.n,
-        ["-m", "mpiframe", *_program(options)],
+        ["-m", _CASAMPI if options.casampi else "mpiframe", *_program(options)],
         mpiexec=options.mpiexec,
         hostfile=options.hostfile,
         extra=options.launcher_arg,
@@ -117,6 +119,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="ARG",
         help="an argument for mpiexec, as --launcher-arg=--map-by; repeat for more",
+    )
+    run.add_argument(
+        "--casampi",
+        action="store_true",
+        help="a script written for mpi4casa: its `import casampi` and `import mpi4casa` get ours",
     )
     # Both take all that follows, so that a script's own options are not taken for ours.
     run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module to run")

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mpiframe import doorbell
-from mpiframe.answers import CommandFuture, place, response, shorten
+from mpiframe.answers import CommandFuture, Holder, place, response, shorten
 from mpiframe.client_loop import ClientLoop
 from mpiframe.commands import CommandEncoder, Encoded
 from mpiframe.config import unknown_settings
@@ -43,7 +43,7 @@ from mpiframe.output import Printer
 from mpiframe.plugins.base import Plugin
 from mpiframe.process import finalize_and_exit, leave, serve_and_leave
 from mpiframe.proxy import Proxy, load_plugin
-from mpiframe.targets import Target, resolve
+from mpiframe.targets import Target, each, resolve
 from mpiframe.views import ServerTable, View
 from mpiframe.world import CLIENT, open_world
 
@@ -97,6 +97,7 @@ class Client(concurrent.futures.Executor):
         self._loop: ClientLoop = ClientLoop(world, printer, self._hearing.hear)
         self._encoder = CommandEncoder(world.config.large, self._loop.forget_functions)
         self._ids = itertools.count(1)
+        self._service_ids = itertools.count(-1, -1)  # of calls that the user does not see
         _client = self
         self._loop.start()
         for name in unknown_settings():
@@ -155,7 +156,7 @@ class Client(concurrent.futures.Executor):
         if self._closed:
             self._refuse()
         _check_timeout(timeout)
-        requests = [self._known(id) for id in _flatten(ids)]
+        requests = [self._known(id) for id in flatten(ids)]
         if len({r.id for r in requests}) < len(requests):
             raise RequestError("an id is named twice; a response can be fetched once")
         if not block:
@@ -261,7 +262,7 @@ class Client(concurrent.futures.Executor):
         if target is None:
             raise CommandArgumentError('interrupt needs to know which servers: a rank, a list, or "all"')
         ranks = resolve(target, self._loop.dispatcher)
-        for rank in [ranks] if isinstance(ranks, int) else ranks or ():
+        for rank in each(ranks):
             running = self._loop.dispatcher.running(rank)
             if running is not None and not self._loop.control(rank, doorbell.INTERRUPT, running):
                 why = self._world.why_polling.get(rank, "its connection is closed")
@@ -355,8 +356,8 @@ class Client(concurrent.futures.Executor):
     def _refuse(self) -> None:
         raise WorldError("the client is closed; its servers are gone")
 
-    def _request(self, command: Any, encoded: Encoded, rank: int | None) -> Request:
-        id = next(self._ids)
+    def _request(self, command: Any, encoded: Encoded, rank: int | None, id: int = 0) -> Request:
+        id = id or next(self._ids)
         return Request(
             id,
             rank,
@@ -376,19 +377,40 @@ class Client(concurrent.futures.Executor):
         timeout: float | None,
         retries: int,
         first_item: int = 0,
+        id: int = 0,
     ) -> CommandFuture:
-        request = self._request(command, encoded, rank)
+        request = self._request(command, encoded, rank, id)
         request.retries = retries
         if timeout is not None:
             request.deadline = time.monotonic() + timeout
         future = CommandFuture(self._loop.wait, self._loop.cancel)
         future.request = request
         future.first_item = first_item
-        request.future = future
-        self._loop.push((request,))
+        self._queue(request, future)
         if timeout is not None:
             self._loop.kick()  # whoever sleeps must know of the new deadline
         return future
+
+    def _queue(self, request: Request, holder: Holder) -> None:
+        """Queue a request whose end is told to its holder, and which `get` does not know."""
+        request.future = holder
+        self._loop.push((request,))
+
+    def _call(
+        self, ranks: int | list[int] | None, label: str, function: Callable[..., Any], *args: Any
+    ) -> list[CommandFuture]:
+        """Queue one call on each of these servers; errors name it by its label."""
+        encoded = self._encoder.call(function, args, {})
+        return [self._submit(label, encoded, rank, None, 0) for rank in each(ranks)]
+
+    def _service(
+        self, ranks: list[int], label: str, function: Callable[..., Any], *args: Any
+    ) -> list[CommandFuture]:
+        """The same, but no request of the user's: it takes none of his ids."""
+        encoded = self._encoder.call(function, args, {})
+        return [
+            self._submit(label, encoded, rank, None, 0, id=next(self._service_ids)) for rank in each(ranks)
+        ]
 
     def _single(self, target: Target) -> int | None:
         rank = resolve(target, self._loop.dispatcher)
@@ -528,10 +550,11 @@ def _check_timeout(timeout: Any) -> None:
         raise CommandArgumentError(f"timeout must be a number of seconds from 0 on, not {timeout!r}")
 
 
-def _flatten(ids: Any) -> Iterator[Any]:
+def flatten(ids: Any) -> Iterator[Any]:
+    """The ids of a list, of lists in a list, or the one id that it is."""
     if isinstance(ids, (Sequence, set, frozenset)) and not isinstance(ids, (str, bytes)):
         for id in ids:
-            yield from _flatten(id)
+            yield from flatten(id)
     else:
         yield ids
 

@@ -43,7 +43,9 @@ class ClientLoop(Driver):
         self._printer = printer
         self._deliver_other = deliver
         self._known: dict[int, set[int]] = {rank: set() for rank in world.servers}
-        self._pings: dict[int, int] = {}
+        self.pinged: dict[int, float] = {}  # rank -> when (seconds since the epoch) it was last asked
+        self.ponged: dict[int, float] = {}  # and when it last answered
+        self._serials: dict[int, int] = {}  # rank -> which ping it answered last
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -67,7 +69,7 @@ class ClientLoop(Driver):
             self._check_open()
             for request in requests:
                 self.requests[request.id] = request
-                self.last_id = request.id
+                self.last_id = max(self.last_id, request.id)
                 self.open += 1
                 self._carry_out(self.dispatcher.pushed(request))
             if self._transport.in_motion() and not self._foreground:
@@ -94,7 +96,7 @@ class ClientLoop(Driver):
             if key:
                 frame = self._once(idle, frame, key)
             self._transport.send(idle, pack((_RUN, [frame])))
-            request = Request(id, rank, encoded.pace_key, command, frame, (), False, queued_at)
+            request = Request(id, rank, encoded.pace_key, command, frame, (), False, queued_at, queued_at)
             self.requests[id] = request
             self.last_id = id
             self.open += 1
@@ -189,6 +191,8 @@ class ClientLoop(Driver):
         instructions = self.dispatcher.answered(rank, ended)
         if instructions:
             self._carry_out(instructions)
+            if self._followers:  # one may wait for a request to be sent
+                self._notify()
 
     def _printed(self, rank: int, id: int, pieces: Any) -> None:
         request = self.requests.get(id)
@@ -230,7 +234,9 @@ class ClientLoop(Driver):
     def _send(self, rank: int, requests: list[Request]) -> None:
         commands: list[Any] = []
         buffers: list[Any] = []
+        now = clock()
         for request in requests:
+            request.sent_at = now
             frame = request.frame
             key = frame[3]
             if key:
@@ -290,15 +296,18 @@ class ClientLoop(Driver):
 
     # -- asking servers how they are -----------------------------------------------------------------
 
+    def ping(self) -> tuple[int, set[int]]:
+        """Ask every server how it is; the ping's number and the servers that could be asked."""
+        serial, now = time.monotonic_ns(), clock()
+        asked = {rank for rank in self.dispatcher.ranks() if self.control(rank, doorbell.PING, serial)}
+        self.pinged.update(dict.fromkeys(asked, now))
+        return serial, asked
+
     def ask_usage(self, timeout: float) -> None:
         """Have every server say how much CPU and memory it used; those that cannot are left out."""
-        waiting: set[int] = set()
-        serial = time.monotonic_ns()
-        for rank in self.dispatcher.ranks():
-            if self.control(rank, doorbell.PING, serial):
-                waiting.add(rank)
+        serial, asked = self.ping()
         self.wait(
-            lambda: all(self._pings.get(r) == serial for r in waiting if r in self._transport.peers), timeout
+            lambda: all(self._serials.get(r) == serial for r in asked if r in self._transport.peers), timeout
         )
 
     def heard(self, rank: int, record: bytes) -> None:
@@ -306,7 +315,21 @@ class ClientLoop(Driver):
         kind, serial, cpu, rss = doorbell.RECORD.unpack(record)
         if kind == doorbell.PONG:
             self.usage[rank] = (cpu, rss)
-            self._pings[rank] = serial
+            self.ponged[rank] = clock()
+            self._serials[rank] = serial
+
+    # -- servers that do not answer ------------------------------------------------------------------
+
+    def pause(self, rank: int) -> None:
+        """Send this server nothing new until it is resumed."""
+        with self.lock:
+            self.dispatcher.paused(rank)
+
+    def resume(self, rank: int) -> None:
+        """Use a server again that was paused."""
+        with self.lock:
+            self._carry_out(self.dispatcher.resumed(rank))
+        self.kick()
 
 
 class _Hear:

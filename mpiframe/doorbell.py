@@ -32,7 +32,7 @@ _CHALLENGE = struct.Struct(f"!{_NONCE}s{_PROOF}s")  # the client's nonce and pro
 _PATIENCE = 5.0  # seconds that one connection may take to prove itself
 _HALF_OPEN = 256  # connections that may be proving themselves at once
 
-RECORD = struct.Struct("!cQdQ")
+RECORD = struct.Struct("!cqdQ")
 """What travels on the control connection: kind, id, CPU seconds, resident bytes (unused ones are 0)."""
 INTERRUPT, PING, PONG, ABANDON, FAREWELL = b"I", b"P", b"p", b"A", b"F"
 

@@ -21,6 +21,7 @@ class Hearing:
     def __init__(self, world: World, printer: Printer) -> None:
         self._world = world
         self._printer = printer
+        self.record_hook: Callable[[logging.LogRecord], None] | None = None  # gets every log record, too
         self._subscribers: dict[str, list[Callable[[int, Any], None]]] = {}
 
     def hear(self, rank: int, content: tuple[Any, ...], buffers: Any) -> None:
@@ -43,10 +44,12 @@ class Hearing:
         record.rank, record.host, record.request = rank, host, request or None
         record.processName = f"server {rank}@{host}"
         record.process = self._world.members[rank].pid
+        if self.record_hook is not None:
+            self.record_hook(record)
         logger = logging.getLogger(name)
         if logger.hasHandlers():
             logger.handle(record)
-        elif logger.isEnabledFor(level):
+        elif self.record_hook is None and logger.isEnabledFor(level):
             words = f"{level_name} {name}: {text}" + (f"\n{trace}" if trace else "") + "\n"
             self._printer.feed(rank, request, [(STDERR, words)])
 

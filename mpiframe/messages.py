@@ -96,6 +96,7 @@ class Request:
     buffers: Buffers = ()
     large: bool = False  # has buffers: not sent ahead to a busy server
     queued_at: float = 0.0  # seconds since the epoch
+    sent_at: float | None = None
     deadline: float | None = None  # monotonic seconds
     retries: int = 0
     status: Status = Status.QUEUED

@@ -185,5 +185,10 @@ def describe(error: BaseException) -> tuple[str, str]:
 def _is_users(tb: types.TracebackType) -> bool:
     name = tb.tb_frame.f_code.co_filename
     return name != _OWN_FILE and not name.endswith(
-        ("mpiframe/server.py", "mpiframe/execution.py", "mpiframe/plugin_host.py")
+        (
+            "mpiframe/server.py",
+            "mpiframe/execution.py",
+            "mpiframe/plugin_host.py",
+            "mpiframe/compat/casampi/_on_server.py",
+        )
     )

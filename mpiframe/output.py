@@ -302,7 +302,7 @@ class Printer:
             self._open.clear()
 
     def _print(self, server: int, request: int, stream: int, text: str) -> None:
-        what = f"{server} #{request}" if request else f"{server}"
+        what = f"{server} #{request}" if request > 0 else f"{server}"
         if self.mode == "files":
             lines = "".join([f"[#{request}] {line}\n" for line in text.split("\n")])
             self._write(self._file(server), lines)

@@ -25,7 +25,10 @@ def serve_and_leave(world: World) -> None:
 
 
 def dismiss(world: World) -> None:
-    """End the servers of a world in which no client was ever made."""
+    """End the servers of a world in which no client was ever made; a second call does nothing."""
+    if world.dismissed:
+        return
+    world.dismissed = True
     for rank in list(world.transport.peers):
         world.transport.send(rank, codec.pack((int(Down.STOP),)))
     waiting = set(world.servers)

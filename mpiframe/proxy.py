@@ -11,7 +11,6 @@ from mpiframe.messages import PluginCall
 from mpiframe.targets import Target, resolve
 
 if TYPE_CHECKING:
-    from mpiframe.answers import CommandFuture
     from mpiframe.client import Client
 
 
@@ -70,16 +69,15 @@ class Proxy:
 
     def unload(self) -> None:
         """Stop the plugin on its servers."""
-        self._wait(_each(self._client, self._ranks, f"{self._name}.stop", plugin_host.unload, self._name))
+        label = PluginCall(f"{self._name}.stop")
+        for future in self._client._call(self._ranks, label, plugin_host.unload, self._name):
+            future.result()
 
     def _send(self, command: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        label = f"{self._name}.{command}"
-        return _each(self._client, self._ranks, label, plugin_host.call, self._name, command, args, kwargs)
-
-    @staticmethod
-    def _wait(futures: Any) -> None:
-        for future in futures if isinstance(futures, list) else [futures]:
-            future.result()
+        label = PluginCall(f"{self._name}.{command}")
+        call = plugin_host.call
+        futures = self._client._call(self._ranks, label, call, self._name, command, args, kwargs)
+        return futures if isinstance(self._ranks, list) else futures[0]
 
 
 def load_plugin(client: Client, wanted: Any, target: Target, options: dict[str, Any]) -> Proxy:
@@ -87,18 +85,7 @@ def load_plugin(client: Client, wanted: Any, target: Target, options: dict[str, 
     ranks = resolve("all" if target is None else target, client._loop.dispatcher)
     assert ranks is not None
     label = f"load plugin {wanted if isinstance(wanted, str) else getattr(wanted, '__name__', wanted)}"
-    futures = _each(client, ranks, label, plugin_host.load, wanted, options)
-    loaded = [future.result() for future in (futures if isinstance(futures, list) else [futures])]
+    futures = client._call(ranks, PluginCall(label), plugin_host.load, wanted, options)
+    loaded = [future.result() for future in futures]
     name, commands = loaded[0]
     return Proxy(client, name, ranks, commands)
-
-
-def _each(
-    client: Client, ranks: int | list[int], label: str, function: Callable[..., Any], *args: Any
-) -> CommandFuture | list[CommandFuture]:
-    encoded = client._encoder.call(function, args, {})
-    futures = [
-        client._submit(PluginCall(label), encoded, rank, None, 0)
-        for rank in ([ranks] if isinstance(ranks, int) else ranks)
-    ]
-    return futures[0] if isinstance(ranks, int) else futures

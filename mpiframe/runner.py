@@ -8,6 +8,7 @@ import socket
 import sys
 import traceback
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from mpiframe.errors import MpiframeError
 _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
-def run(argv: list[str]) -> int:
-    """`argv` is [script, arguments...] or ["-m", module, arguments...]; the exit status of this rank."""
+def run(argv: list[str], before_end: Callable[[], None] = lambda: None) -> int:
+    """`argv` is [script, arguments...] or ["-m", module, arguments...]; the exit status of this rank.
+
+    `before_end` is called on rank 0 when the script has ended, however it did, and before the world ends.
+    """
     launcher.prepare_process()
     # These import mpi4py.MPI, which starts MPI with the settings just made.
     from mpiframe import client, process, world
@@ -31,7 +35,8 @@ def run(argv: list[str]) -> int:
     if opened.rank != world.CLIENT:
         process.serve_and_leave(opened)
     _tell_launcher()
-    status = _run_script(argv)
+    status = run_alone(argv)
+    before_end()
     return _end(client.current_client(), process, opened, status)
 
 
@@ -51,8 +56,8 @@ def _write(name: str, text: str) -> None:
     os.replace(path + ".new", path)
 
 
-def _run_script(argv: list[str]) -> int:
-    """Run it as the interpreter would, as `__main__`; its exit status."""
+def run_alone(argv: list[str]) -> int:
+    """Run a script or module as the interpreter would, as `__main__`, without a world; its exit status."""
     try:
         if argv[0] == "-m":
             sys.argv = argv[1:]

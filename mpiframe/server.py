@@ -31,7 +31,7 @@ from mpiframe.control import Control
 from mpiframe.execution import Executor
 from mpiframe.log_forwarder import LogForwarder
 from mpiframe.messages import Buffers, Down, Up
-from mpiframe.namespace import EXPECTED, LIVE, restore_builtins
+from mpiframe.namespace import EXPECTED, LIVE, Namespace, restore_builtins
 from mpiframe.output import Capture
 from mpiframe.transport import ASLEEP, AWAKE
 from mpiframe.world import CLIENT, World
@@ -96,6 +96,11 @@ class Server:
                 self._lock.release()
         else:
             self._arm()
+
+    @property
+    def namespace(self) -> Namespace:
+        """Where commands run: the user's own."""
+        return self._executor.namespace
 
     @property
     def running(self) -> int:

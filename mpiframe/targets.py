@@ -45,6 +45,11 @@ def resolve(target: Target, dispatcher: Dispatcher) -> int | list[int] | None:
     raise TargetError(f"target={target!r} is a {type(target).__name__}; {_choices(dispatcher)}")
 
 
+def each(ranks: int | list[int] | None) -> list[Any]:
+    """What `resolve` gave, as a list; [None] for the first free server."""
+    return ranks if isinstance(ranks, list) else [ranks]
+
+
 def _is_rank(value: Any) -> bool:
     return hasattr(value, "__index__") and not hasattr(value, "__len__")
 

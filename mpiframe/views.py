@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mpiframe.answers import CommandFuture
 from mpiframe.messages import ServerInfo
 from mpiframe.proxy import Proxy
-from mpiframe.targets import Target, resolve
+from mpiframe.targets import Target, each, resolve
 
 if TYPE_CHECKING:
     from mpiframe.client import Client
@@ -62,5 +62,4 @@ class View:
     def servers(self) -> ServerTable:
         """The rows of these servers."""
         ranks = resolve(self.target, self.client._loop.dispatcher)
-        wanted = None if ranks is None else [ranks] if isinstance(ranks, int) else ranks
-        return ServerTable(s for s in self.client.servers if wanted is None or s.rank in wanted)
+        return ServerTable(s for s in self.client.servers if ranks is None or s.rank in each(ranks))

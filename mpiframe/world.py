@@ -75,6 +75,7 @@ class World:
     wakes: dict[int, str]  # server rank -> "unix", "tcp" or "polling"
     why_polling: dict[int, str]
     cores: int
+    dismissed: bool = False  # its servers were told to end, though no client was ever made
 
     @property
     def servers(self) -> list[int]:
