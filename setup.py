@@ -22,6 +22,10 @@ setup(
             "mypy",
         ],
         "examples": ["baseband", "matplotlib"],
+        # CASA's tasks and tools, for servers that are to run them; casatasks forgets to ask for six.
+        "casa": ["casatools", "casatasks", "six"],
+        # What the benchmarks compare with.
+        "peers": ["casampi"],
     },
     entry_points={"console_scripts": ["mpiframe = mpiframe.cli:main"]},
     classifiers=[

@@ -183,6 +183,7 @@ class Launcher:
         ranks: int = 3,
         *,
         plain: bool = False,
+        options: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
     ) -> RunningWorld:
         """Start a world.
@@ -190,6 +191,7 @@ class Launcher:
         script: the text of one, or the words of a command line (a script's path, or -m module ...).
         plain: by the MPI's own launcher, each rank running the script itself, as users do who know
         nothing of `mpiframe run`. One rank is started without a launcher.
+        options: of `mpiframe run`.
         """
         folder = self._base / str(len(self._worlds))
         folder.mkdir()
@@ -204,7 +206,7 @@ class Launcher:
         elif plain:
             argv = ["/bin/sh", "-c", "exec env " + self._command(ranks, words, full)]
         else:
-            argv = [self.python.executable, "-m", "mpiframe", "run", "-n", str(ranks), *words]
+            argv = [self.python.executable, "-m", "mpiframe", "run", "-n", str(ranks), *options, *words]
         world = RunningWorld(argv, folder, full)
         self._worlds.append(world)
         return world
@@ -216,10 +218,11 @@ class Launcher:
         *,
         seconds: float = SECONDS,
         plain: bool = False,
+        options: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
     ) -> Ended:
         """`start`, and wait for the end."""
-        return self.start(script, ranks, plain=plain, env=env).wait(seconds)
+        return self.start(script, ranks, plain=plain, options=options, env=env).wait(seconds)
 
     def kill(self) -> None:
         """End what a test that failed has left running."""

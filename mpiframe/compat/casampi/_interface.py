@@ -30,9 +30,9 @@ class MPIInterface:
 
     def __init__(self) -> None:
         self._cluster = Cluster()
-        if self._cluster.client.get_lifecyle_state() != STARTED:
-            self._cluster.client.set_log_mode(MPIInterface._log_mode)
-        self._cluster.client.start_services()
+        if self._cluster.get_lifecyle_state() != STARTED:
+            self._cluster.set_log_mode(MPIInterface._log_mode)
+        self._cluster.start_services()
 
     @staticmethod
     def getCluster() -> MPIInterface:
@@ -50,28 +50,28 @@ class MPIInterface:
 
     def isClusterRunning(self) -> bool:
         """Whether the services are started."""
-        return self._cluster.client.get_lifecyle_state() == STARTED
+        return self._cluster.get_lifecyle_state() == STARTED
 
     def init_cluster(self, clusterfile: str | None = None, project: str | None = None) -> None:
         """Start the services. The servers are those that MPI started, so a `clusterfile` says nothing."""
         if clusterfile is not None or project is not None:
             log.warning("clusterfile and project are not used: the cluster is what mpiexec started")
-        self._cluster.client.start_services()
+        self._cluster.start_services()
 
     def start_cluster(self) -> None:
         """Start the services."""
-        self._cluster.client.start_services()
+        self._cluster.start_services()
 
     def stop_cluster(self) -> None:
         """Stop the services."""
-        self._cluster.client.stop_services()
+        self._cluster.stop_services()
 
     def do_and_record(
         self, cmd: str, id: int | list[int] | None = None, group: str = "", subMS: str = ""
     ) -> list[int] | None:
         """Push a command and do not wait: the list of request ids. `group` and `subMS` were for reports."""
         del group, subMS
-        return self._cluster.client.push_command_request(cmd, False, id)
+        return self._cluster.push_command_request(cmd, False, id)
 
     def get_engine_store(self, id: int) -> str | None:
         """The working directory of a server; None, and an error in the log, for an unknown one."""
@@ -81,7 +81,7 @@ class MPIInterface:
     def get_status(self) -> list[list[str]]:
         """Print all requests as a table, and return it: its head, and a row for each request."""
         table = [list(_HEAD)]
-        client = self._cluster.client
+        client = self._cluster
         responses = client.get_command_response_list()
         for id, request in client.get_command_request_list().items():
             response: dict[str, Any] = responses.get(id, {})
@@ -114,25 +114,22 @@ class MPIInterface:
 
     def set_log_level(self, log_level: str) -> None:
         """As `MPICommandClient.set_log_level`."""
-        self._cluster.client.set_log_level(log_level)
+        self._cluster.set_log_level(log_level)
 
 
-class Cluster:
-    """What parallel imaging calls `_cluster`: run commands on nodes, move variables."""
-
-    def __init__(self) -> None:
-        self.client = MPICommandClient()
+class Cluster(MPICommandClient):
+    """What parallel imaging calls `_cluster`: a client that runs commands on nodes and moves variables."""
 
     def get_engines(self) -> list[int]:
         """The ranks of the servers that answer."""
-        status = self.client.get_server_status()
+        status = self.get_server_status()
         if status is None:
             return MPIEnvironment.mpi_server_rank_list()
         return [rank for rank, row in status.items() if not row["timeout"]]
 
     def get_nodes(self) -> list[str]:
         """The hosts of the servers, each once."""
-        status = self.client.get_server_status() or {}
+        status = self.get_server_status() or {}
         return list(dict.fromkeys(row["processor"] for row in status.values()))
 
     def pgc(self, *job: str | dict[int, str], block: bool = True, **commands: Any) -> list[Any] | None:
@@ -151,34 +148,34 @@ class Cluster:
                 list(item.items()) if isinstance(item, dict) else [(self.get_engines(), item)]
             )
             for target, command in parts:
-                made = self.client.push_command_request(command, False, target)
+                made = self.push_command_request(command, False, target)
                 if made is None:
                     return None
                 ids += made
-        return self.client.get_command_response(ids, True) if block else ids
+        return self.get_command_response(ids, True) if block else ids
 
     def odo(self, job: str, nodes: int | list[int]) -> list[int] | None:
         """Run a command on these servers and do not wait: the request ids."""
-        return self.client.push_command_request(job, False, nodes)
+        return self.push_command_request(job, False, nodes)
 
     def execute(self, job: str, nodes: int | list[int]) -> list[Any] | None:
         """Run a command on these servers: the responses."""
-        return self.client.push_command_request(job, True, nodes)
+        return self.push_command_request(job, True, nodes)
 
     def push(self, vars: dict[str, Any], targets: Any = None, **more: Any) -> list[Any] | None:
         """Set variables on all servers (None or "all"), on one, or on those of a list; the responses."""
-        return self.client.push_command_request("push", True, self._targets(targets), {**vars, **more})
+        return self.push_command_request("push", True, self._targets(targets), {**vars, **more})
 
     def pull(self, name: str, targets: Any = None) -> dict[int, Any]:
         """The value of a variable by server; None where it cannot be had, with an error in the log."""
         servers = self._targets(targets)
-        responses = self.client.push_command_request(name, True, servers)
+        responses = self.push_command_request(name, True, servers)
         return {} if responses is None else {r["server"]: r["ret"] for r in responses}
 
     def check_job(self, ids: Any, verbose: bool = True) -> bool:
         """Whether all these requests have ended. Raises Exception with all the tracebacks if one failed."""
         found = SESSION.find(ids)
-        responses = self.client.get_command_response(ids, False, verbose)
+        responses = self.get_command_response(ids, False, verbose)
         failed = [r for r in responses if not r["successful"]]
         if failed:
             raise Exception(

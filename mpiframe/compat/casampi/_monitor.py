@@ -130,4 +130,5 @@ class Monitor:
 
     def _running(self, rank: int) -> Any:
         id = self._loop.dispatcher.running(rank)
-        return None if id is None else self._loop.requests.get(id)
+        # A service call, with an id below 0, is no command of the user's.
+        return None if id is None or id < 0 else self._loop.requests.get(id)
