@@ -68,7 +68,7 @@ def dumps(value: object, large: int) -> tuple[bytes, Buffers]:
     return _cloudpickle().dumps(value, 5, buffer_callback=keep_inside), buffers
 
 
-def loads(data: bytes, buffers: Sequence[Any] = ()) -> Any:
+def loads(data: bytes | bytearray | memoryview, buffers: Sequence[Any] = ()) -> Any:
     """Unpickle; arrays are built on `buffers` without a copy."""
     return pickle.loads(data, buffers=buffers)
 

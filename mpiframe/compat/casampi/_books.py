@@ -12,7 +12,7 @@ from typing import Any
 from mpiframe.messages import Request, Status
 
 _KEPT = 10_000
-_KEPT_BYTES = 256 << 20
+_KEPT_BYTES = 64 << 20
 _LOOK_INTO = 1000  # elements of a container whose sizes are added up
 
 QUEUED, SENT, RECEIVED, TIMEOUT = "holding queue", "request sent", "response received", "timeout"

@@ -131,8 +131,10 @@ def _casa() -> tuple[dict[str, Any], str | None]:
         else:
             names = {name: getattr(casatasks, name) for name in casatasks.__all__ if hasattr(casatasks, name)}
             for name, tool in _TOOLS.items():
-                if hasattr(casatools, tool):
+                try:
                     names[name] = getattr(casatools, tool)()
+                except Exception as error:  # some look for data that only they need
+                    log.warning("CASA's tool %s (%s) is not at hand: %s", name, tool, error)
             names["casalog"].processorOrigin(MPIEnvironment.processor_origin)
             return names, casatasks.version_string()
     return {"casalog": LogSink(MPIEnvironment.processor_origin)}, None
