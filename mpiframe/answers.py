@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import linecache
+import logging
 import re
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -22,6 +24,8 @@ from mpiframe.errors import (
 from mpiframe.messages import Outcome, PluginCall, Request, Response, Status
 from mpiframe.output import STDERR, STDOUT
 from mpiframe.queues import End
+
+log = logging.getLogger("mpiframe")
 
 _DONE = Status.DONE
 
@@ -156,43 +160,92 @@ class Holder(Protocol):
         """Called once, when the request has ended."""
 
 
+_ENDED = ("FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED")
+_FINISHED = "FINISHED"
+
+
 class CommandFuture(concurrent.futures.Future[Any]):
-    """The future of a submitted command; a thread that waits for it drives the client meanwhile."""
+    """The future of a submitted command; a thread that waits for it drives the client meanwhile.
+
+    What the base class makes for each future (a lock, a condition, two lists) is made here when somebody
+    asks for it, because it costs more than all the rest of a small command. Its state is written before it
+    is looked whether anybody waits, and they look at it after they have said that they do.
+    """
+
+    _state = "PENDING"
+    _result = None
+    _exception = None
 
     def __init__(
         self,
         wait: Callable[[Callable[[], bool], float | None], bool],
         cancel: Callable[[Request], bool],
+        request: Request,
+        first_item: int = 0,
     ) -> None:
-        super().__init__()
         self._wait_for = wait
         self._cancel_request = cancel
-        self.request: Request | None = None
-        self.first_item = 0
+        self.request = request
+        self.first_item = first_item
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_condition":
+            return self.__dict__.setdefault(name, threading.Condition())
+        if name in ("_waiters", "_done_callbacks"):
+            return self.__dict__.setdefault(name, [])
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def done(self) -> bool:
+        """Whether the command has ended or was cancelled."""
+        return self._state in _ENDED
 
     def result(self, timeout: float | None = None) -> Any:
         """The value; raises CommandError, ServerLost, CommandTimeout, CommandCancelled."""
-        self._await(timeout)
-        if self.cancelled():
-            raise CommandCancelled(f"request {self._id()} was cancelled before it was sent")
-        return super().result(0)
+        if self._state is not _FINISHED:
+            self._await(timeout)
+            if self.cancelled():
+                raise CommandCancelled(f"request {self.request.id} was cancelled before it was sent")
+        if self._exception is not None:
+            try:
+                raise self._exception
+            finally:
+                self = None  # type: ignore[assignment]  # no cycle of exception, frame and future
+        return self._result
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error, or None if the command ended well."""
         self._await(timeout)
         if self.cancelled():
-            raise CommandCancelled(f"request {self._id()} was cancelled before it was sent")
-        return super().exception(0)
+            raise CommandCancelled(f"request {self.request.id} was cancelled before it was sent")
+        return self._exception
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        """Call `fn(future)` when it is done, in the thread that notices; at once if it is."""
+        self._done_callbacks.append(fn)
+        if self._state in _ENDED:
+            self._invoke_callbacks()
+
+    def _invoke_callbacks(self) -> None:
+        callbacks = self._done_callbacks
+        while callbacks:
+            try:
+                callback = callbacks.pop(0)
+            except IndexError:
+                return  # another thread took the last one
+            try:
+                callback(self)
+            except Exception:
+                log.exception("a callback of request %d raised", self.request.id)
 
     def cancel(self) -> bool:
         """Cancel the command if it is still queued; whether it is cancelled now."""
-        if self.request is not None and not self.done():
+        if not self.done():
             self._cancel_request(self.request)
         return self.cancelled()
 
     def running(self) -> bool:
         """Whether the command was sent to a server and has not ended."""
-        return not self.done() and self.request is not None and self.request.server is not None
+        return not self.done() and self.request.server is not None
 
     def settle(self, request: Request) -> None:
         """Called once, by the client, when the command has ended."""
@@ -204,11 +257,45 @@ class CommandFuture(concurrent.futures.Future[Any]):
         else:
             self.set_result(request.value)
 
+    def settle_alone(self, value: Any) -> bool:
+        """Take the value, if nobody is to be told of it."""
+        mine = self.__dict__
+        if "_condition" in mine or "_done_callbacks" in mine:
+            return False
+        self._result = value
+        self._state = _FINISHED
+        if "_condition" in mine or "_done_callbacks" in mine:  # in this very moment
+            self._tell()
+        return True
+
+    def set_result(self, result: Any) -> None:
+        """The command ended well; for the client."""
+        self._result = result
+        self._state = _FINISHED
+        self._tell()
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """The command failed; for the client."""
+        self._exception = exception
+        self._state = _FINISHED
+        self._tell()
+
+    def _tell(self) -> None:
+        mine = self.__dict__
+        if "_condition" in mine:
+            with self._condition:
+                for waiter in mine.get("_waiters", ()):
+                    if self._exception is None:
+                        waiter.add_result(self)
+                    else:
+                        waiter.add_exception(self)
+                self._condition.notify_all()
+        if "_done_callbacks" in mine:
+            self._invoke_callbacks()
+
     def _await(self, timeout: float | None) -> None:
         if not self.done() and not self._wait_for(self.done, timeout):
             raise CommandTimeout(
-                f"request {self._id()} has not ended within the {timeout} s that were waited for; it goes on"
+                f"request {self.request.id} has not ended within the {timeout} s that were waited for; "
+                "it goes on"
             )
-
-    def _id(self) -> int | str:
-        return self.request.id if self.request is not None else "?"

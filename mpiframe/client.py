@@ -37,7 +37,7 @@ from mpiframe.errors import (
     WorldError,
 )
 from mpiframe.hearing import Hearing
-from mpiframe.mapping import MapRun
+from mpiframe.mapping import Items, MapRun
 from mpiframe.messages import Down, Request, Response, ServerInfo, Status, WorldFacts
 from mpiframe.output import Printer
 from mpiframe.plugins.base import Plugin
@@ -48,6 +48,8 @@ from mpiframe.views import ServerTable, View
 from mpiframe.world import CLIENT, open_world
 
 log = logging.getLogger("mpiframe")
+
+_NOTHING: Any = object()  # where None is a value like any other
 
 _client: Client | None = None
 
@@ -144,7 +146,7 @@ class Client(concurrent.futures.Executor):
         request = None if encoded.buffers else self._loop.push_to_idle(ranks, command, encoded, self._ids)  # type: ignore[arg-type]
         if request is None:
             request = self._request(command, encoded, ranks)  # type: ignore[arg-type]
-            self._loop.push((request,))
+            self._loop.push_one(request)
         return self._collect([request], timeout) if block else request.id
 
     def get(self, ids: Any, block: bool = True, timeout: float | None = None) -> list[Response]:
@@ -182,8 +184,9 @@ class Client(concurrent.futures.Executor):
         """
         if self._closed:
             self._refuse()
-        rank = self._single(target)
-        _check_timeout(timeout)
+        rank = None if target is None else self._single(target)
+        if timeout is not None:
+            _check_timeout(timeout)
         if isinstance(fn, str):
             if args:
                 raise CommandArgumentError("a string command takes keyword arguments only, as its variables")
@@ -205,9 +208,10 @@ class Client(concurrent.futures.Executor):
         """Call `fn` on the items, on all servers (or those of `target`), and yield the results.
 
         As `Executor.map`, and besides: `ordered=False` yields results as they come; `chunksize` items
-        travel as one command; `buffersize` bounds the items that are under way or wait to be taken, so the
-        iterables may be endless. `timeout` bounds, in seconds from the call, each wait for a result. The
-        first item that fails raises CommandError, which names the item's index.
+        travel as one command (None: as many as take a few milliseconds, which is measured); `buffersize`
+        bounds the items that are under way or wait to be taken, so the iterables may be endless.
+        `timeout` bounds, in seconds from the call, each wait for a result. The first item that fails raises
+        CommandError, which names the item's index.
         """
         if self._closed:
             self._refuse()
@@ -217,18 +221,99 @@ class Client(concurrent.futures.Executor):
         _check_timeout(timeout)
         if not iterables:
             raise CommandArgumentError("map needs at least one iterable")
-        ranks = resolve(target, self._loop.dispatcher)
-        turn = itertools.cycle(ranks) if isinstance(ranks, list) else itertools.repeat(ranks)
+        ranks = each(resolve(target, self._loop.dispatcher))
+        turn = itertools.cycle(ranks)
+        items = Items(iterables, lazy=buffersize is not None)
 
-        def start(chunk: list[tuple[Any, ...]], first: int) -> CommandFuture:
-            return self._submit(fn, self._encoder.chunk(fn, chunk), next(turn), None, 0, first)
+        def start(chunk: Sequence[Any], first: int) -> CommandFuture:
+            return self._submit(fn, self._encoder.chunk(fn, chunk, items.single), next(turn), None, 0, first)
 
-        size = chunksize or 1
-        if buffersize is not None:
-            size = min(size, buffersize)
-        limit = None if buffersize is None else buffersize // size
-        items = zip(*iterables)  # noqa: B905 - the shortest ends it, as in Executor.map
-        return MapRun(items, size, limit, ordered, timeout, start, self._loop.wait).results()
+        if chunksize is not None and buffersize is not None:
+            chunksize = min(chunksize, buffersize)
+        servers = len(self._world.servers) if ranks == [None] else len(set(ranks))
+        run = MapRun(items, chunksize, buffersize, servers, ordered, timeout, start, self._loop.wait)
+        return run.results()
+
+    # -- collectives -------------------------------------------------------------------------------
+
+    def spmd(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        target: Target = "all",
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Call `fn(comm, *args, **kwargs)` on all these servers at once; their values, in target order.
+
+        `comm` is an mpi4py communicator among exactly them, so code that is parallel over MPI runs as one
+        command. A server that is busy joins when its FIFO reaches it; the others sleep until then.
+
+        Raises the error of the first one that failed, when all have ended: the others' waits inside `comm`
+        are broken, then they are interrupted, and what even that does not end (a wait in a C library that
+        uses the communicator itself) loses its server. CommandTimeout after `timeout` seconds, likewise.
+        """
+        values: list[Any] = self._collectives().spmd(self, fn, args, target, timeout, kwargs)
+        return values
+
+    def broadcast(self, *, target: Target = "all", **variables: Any) -> None:
+        """Set variables on these servers; a large array is not copied here, and goes to other hosts once."""
+        self._collectives().broadcast(self, target, variables)
+
+    def scatter(self, *, target: Target = "all", **variables: Any) -> None:
+        """Split each array (along its first axis), list or tuple into contiguous parts, one for each server.
+
+        Each server finds its part under the name of the whole; the first ones are longer by one item where
+        it does not come out even.
+        """
+        self._collectives().scatter(self, target, variables)
+
+    def gather(self, expression: str, target: Target = "all") -> Any:
+        """The values of a variable or an expression on these servers, in target order, put together.
+
+        Arrays are concatenated along their first axis, lists and tuples joined; other values come as a list,
+        one for each server.
+        """
+        return self._collectives().gather(self, expression, target)
+
+    def reduce(
+        self,
+        op: Callable[[Any, Any], Any],
+        fn: Callable[..., Any] | str,
+        *iterables: Iterable[Any],
+        target: Target = "all",
+        initial: Any = _NOTHING,
+    ) -> Any:
+        """Combine `fn` of all items by `op`, an associative function of two, and return the whole.
+
+        Each server combines the values of a contiguous part of the items, then the servers combine theirs
+        over MPI, so no item's value travels to the client. What is combined with what depends on the number
+        of items and of servers alone; `op` need not commute. numpy's ufuncs and the functions of `operator`
+        add arrays in place. `fn` may be an expression that each server evaluates once, with no items.
+        `initial` is combined with the whole, and is the result if there are no items.
+        """
+        options = {} if initial is _NOTHING else {"initial": initial}
+        return self._collectives().reduce(self, op, fn, iterables, target, **options)
+
+    def allreduce(
+        self,
+        op: Callable[[Any, Any], Any],
+        fn: Callable[..., Any] | str,
+        *iterables: Iterable[Any],
+        name: str,
+        target: Target = "all",
+    ) -> None:
+        """As `reduce`, but the whole is left on each of these servers, as a variable of this name."""
+        self._collectives().reduce(self, op, fn, iterables, target, name=_checked_name(name))
+
+    def _collectives(self) -> Any:
+        # Late, because it imports numpy, which takes as long as all the rest.
+        from mpiframe import collectives
+
+        if self._closed:
+            self._refuse()
+        return collectives
 
     def on(self, target: Target) -> View:
         """The same verbs, bound to a target."""
@@ -383,10 +468,8 @@ class Client(concurrent.futures.Executor):
         request.retries = retries
         if timeout is not None:
             request.deadline = time.monotonic() + timeout
-        future = CommandFuture(self._loop.wait, self._loop.cancel)
-        future.request = request
-        future.first_item = first_item
-        self._queue(request, future)
+        request.future = future = CommandFuture(self._loop.wait, self._loop.cancel, request, first_item)
+        self._loop.push_one(request)
         if timeout is not None:
             self._loop.kick()  # whoever sleeps must know of the new deadline
         return future
@@ -394,7 +477,7 @@ class Client(concurrent.futures.Executor):
     def _queue(self, request: Request, holder: Holder) -> None:
         """Queue a request whose end is told to its holder, and which `get` does not know."""
         request.future = holder
-        self._loop.push((request,))
+        self._loop.push_one(request)
 
     def _call(
         self, ranks: int | list[int] | None, label: str, function: Callable[..., Any], *args: Any
@@ -543,6 +626,12 @@ def _check_options(output: str, output_dir: Any, log_level: int | str) -> tuple[
     if folder is not None:
         os.makedirs(folder, exist_ok=True)
     return Printer(output, folder), level
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise CommandArgumentError(f"name={name!r} is no name of a variable")
+    return name
 
 
 def _check_timeout(timeout: Any) -> None:

@@ -6,10 +6,10 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from time import time as clock
-from typing import Any
+from typing import Any, Protocol
 
 from mpiframe import doorbell
-from mpiframe.answers import decode, lost_error
+from mpiframe.answers import CommandFuture, decode, lost_error
 from mpiframe.codec import pack, unpack
 from mpiframe.commands import Encoded
 from mpiframe.driver import Driver
@@ -22,6 +22,13 @@ from mpiframe.world import World
 
 _RUN, _ANSWERS = int(Down.RUN), int(Up.ANSWERS)
 _DONE, _VALUE = Status.DONE, int(Outcome.VALUE)  # on the path of every answer, where a look-up counts
+
+
+class Gate(Protocol):
+    """Who is told that the command of a collective waits for the others."""
+
+    def arrived(self, id: int, rank: int) -> None:
+        """With the loop's lock."""
 
 
 class ClientLoop(Driver):
@@ -38,6 +45,7 @@ class ClientLoop(Driver):
         self.closing = False  # from here on nothing can be pushed: nobody would answer
         self.open = 0  # requests that have not ended
         self.usage: dict[int, tuple[float, int]] = {}  # rank -> CPU seconds, resident bytes
+        self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
         self.stopped: set[int] = set()  # servers that ended their session in order
         self.lost_unexpectedly = False
         self._printer = printer
@@ -64,18 +72,31 @@ class ClientLoop(Driver):
     # -- what the client asks for ------------------------------------------------------------------
 
     def push(self, requests: Iterable[Request]) -> None:
-        """Queue requests, and send what can be sent now."""
+        """Queue requests, all before any that another thread pushes, and send what can be sent now."""
         with self.lock:
-            self._check_open()
             for request in requests:
-                self.requests[request.id] = request
-                self.last_id = max(self.last_id, request.id)
-                self.open += 1
-                self._carry_out(self.dispatcher.pushed(request))
-            if self._transport.in_motion() and not self._foreground:
-                self.kick()
+                self._push(request)
+            self._stay()
         if self._deliveries:
             self._deliver()
+
+    def push_one(self, request: Request) -> None:
+        """Queue a request, and send what can be sent now."""
+        with self.lock:
+            self._push(request)
+            self._stay()
+        if self._deliveries:
+            self._deliver()
+
+    def _push(self, request: Request) -> None:
+        self._check_open()
+        self.requests[request.id] = request
+        if request.id > self.last_id:
+            self.last_id = request.id
+        self.open += 1
+        instructions = self.dispatcher.pushed(request)
+        if instructions:
+            self._carry_out(instructions)
 
     def push_to_idle(
         self, rank: int | None, command: Any, encoded: Encoded, ids: Iterator[int]
@@ -101,8 +122,7 @@ class ClientLoop(Driver):
             self.last_id = id
             self.open += 1
             self.dispatcher.pushed(request)  # which says what was just done
-            if self._transport.unsent and not self._foreground:
-                self.kick()
+            self._stay()
             return request
 
     def _check_open(self) -> None:
@@ -155,6 +175,9 @@ class ClientLoop(Driver):
             _, id, seconds, pieces = content
             self._printed(rank, id, pieces)
             self._carry_out(self.dispatcher.deferred(rank, id, seconds))
+        elif kind == Up.ARRIVED:
+            if content[1] in self.gates:
+                self.gates[content[1]].arrived(content[1], rank)
         elif kind == Up.STOPPED:
             self.stopped.add(rank)
             self._deliveries.append((None,))
@@ -173,12 +196,20 @@ class ClientLoop(Driver):
             if request is not None and not request.ended:
                 request.ended = True
                 self.open -= 1
-                if outcome == _VALUE and request.future is None:  # nothing here runs code of the user's
+                future = request.future
+                if outcome == _VALUE and (future is None or type(future) is CommandFuture):
+                    # Nothing here runs code of the user's.
                     request.value = payload
                     request.started_at = started
                     request.finished_at = finished
                     request.status = _DONE
                     request.told = True
+                    if future is not None:
+                        if future.settle_alone(payload):
+                            request.future = None
+                            del self.requests[id]
+                        else:
+                            self._deliveries.append((request, answer, ()))
                 else:
                     self._deliveries.append(
                         (request, answer, buffers[start : start + count] if count else ())

@@ -142,6 +142,7 @@ class FunctionCache:
 
     def __init__(self, size: int = 1024) -> None:
         self._known: OrderedDict[int, tuple[Callable[..., Any], tuple[Any, ...], int, bytes]] = OrderedDict()
+        self._simple: dict[int, tuple[Any, ...]] = {}  # of those that refer to nothing: by id, how they are
         self._keys: dict[bytes, int] = {}
         self._next_key = itertools.count(1)  # a key is never used for a second function
         self._size = size
@@ -151,6 +152,16 @@ class FunctionCache:
 
         Raises whatever pickling raises.
         """
+        simple = self._simple.get(id(function))
+        if (
+            simple is not None
+            and simple[0] is function
+            and function.__code__ is simple[1]
+            and function.__defaults__ is None
+            and function.__kwdefaults__ is None
+            and not function.__dict__
+        ):
+            return simple[2]  # type: ignore[no-any-return]
         marks = _referents(function)
         if marks is None:
             return None
@@ -163,8 +174,11 @@ class FunctionCache:
         if key is None:
             key = self._keys[data] = next(self._next_key)
         self._known[id(function)] = (function, marks, key, data)  # holds it, so its id stays its own
+        if len(marks) == 1 and type(function) is types.FunctionType and not travels_by_name(function):
+            if not function.__closure__ and function.__defaults__ is None and not function.__kwdefaults__:
+                self._simple[id(function)] = (function, function.__code__, (key, data))
         if len(self._known) > self._size:
-            self._known.popitem(last=False)
+            self._simple.pop(self._known.popitem(last=False)[0], None)
         return key, data
 
     def full(self) -> bool:
@@ -174,6 +188,7 @@ class FunctionCache:
     def clear(self) -> None:
         """Forget every function; the servers are told to do the same."""
         self._known.clear()
+        self._simple.clear()
         self._keys.clear()
 
 

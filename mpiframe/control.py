@@ -59,6 +59,8 @@ class Control(threading.Thread):
         kind, id, _, _ = doorbell.RECORD.unpack(record)
         if kind == doorbell.INTERRUPT:
             self._server.interrupt(id)
+        elif kind == doorbell.BREAK:
+            self._server.broken = id
         elif kind == doorbell.PING:
             cpu, rss = process_usage()
             self._sock.sendall(doorbell.RECORD.pack(doorbell.PONG, id, cpu, rss))

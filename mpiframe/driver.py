@@ -21,6 +21,12 @@ from typing import Any
 from mpiframe.transport import ASLEEP, AWAKE, AWAY, Message, Transport
 
 _FOREVER = float("inf")
+_BURST = 200e-6
+"""Seconds between two pushes of one burst."""
+_LOOK = 50e-6
+"""Seconds between two looks for answers in a burst; what comes meanwhile shares a message."""
+_ABSENCE = 1e-3
+"""Seconds after the last push of a burst until the progress thread takes over."""
 
 
 class Driver(ABC):
@@ -38,6 +44,8 @@ class Driver(ABC):
         self._park.acquire()
         self._parked = False  # the progress thread waits for `_park`
         self._over = False
+        self._burst = False  # a thread pushes one command after the other, and looks for answers as it does
+        self._last_push = self._last_look = 0.0
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
@@ -92,6 +100,32 @@ class Driver(ABC):
         except (BlockingIOError, OSError):
             pass  # woken already, or closing
 
+    # -- pushing -----------------------------------------------------------------------------------
+
+    def _stay(self) -> None:
+        """After a push, with the lock: in a burst of them take in what has arrived, as part of the push.
+
+        Else the progress thread would be woken by every answer, and the two would take the interpreter from
+        each other at every command. It looks now and then whether the burst goes on.
+        """
+        now = time.perf_counter()
+        again = now - self._last_push < _BURST
+        self._last_push = now
+        if self._foreground:
+            return
+        transport = self._transport
+        if again:
+            if not self._burst:
+                self._burst = True
+                transport.show(AWAKE)
+                self.kick()
+            if now - self._last_look > _LOOK:
+                self._last_look = now
+                while (message := transport.poll()) is not None:
+                    self._handle(message)
+        elif transport.in_motion():
+            self.kick()
+
     # -- waiting -----------------------------------------------------------------------------------
 
     def wait(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
@@ -101,6 +135,7 @@ class Driver(ABC):
         deadline = _FOREVER if timeout is None else time.monotonic() + timeout
         with self.lock:
             self._foreground += 1
+            self._burst = False
         try:
             while not done():
                 if timeout is not None and time.monotonic() >= deadline:
@@ -235,7 +270,12 @@ class Driver(ABC):
             message, timeout = None, None
             with self.lock:
                 parked = self._parked = self._foreground > 0
-                if not parked:
+                if self._burst:
+                    self._burst = not parked and time.perf_counter() - self._last_push < _ABSENCE
+                burst = self._burst
+                if burst:
+                    timeout = _ABSENCE
+                elif not parked:
                     transport.show(AWAY)
                     message = transport.poll() or transport.poll()
                     if message is not None:

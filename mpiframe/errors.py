@@ -105,3 +105,7 @@ class WorldError(MpiframeError, RuntimeError):
 
 class RemoteException(MpiframeError):
     """Stands in for a remote exception that could not be carried over; says its type and text."""
+
+
+class GroupBroken(MpiframeError):
+    """Another member of a collective has failed, so what this one waits for will never come."""

@@ -40,7 +40,7 @@ class Executor:
         else:
             function, arguments = codec.loads(payload, buffers)
         if mode == _MAP:
-            return self.namespace.call_each(function, arguments)
+            return self.namespace.call_each(function, *arguments)
         args, kwargs = arguments
         return self.namespace.call(function, args, kwargs)
 

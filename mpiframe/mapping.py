@@ -1,29 +1,79 @@
-"""`Client.map`: items in chunks, chunks as commands, results in order or as they come."""
+"""`Client.map`: items in chunks, chunks as commands, results in order or as they come.
+
+Where the caller names no size, chunks grow with what was measured: from one item on, to as many as take a
+few milliseconds, but never so many that the servers could not share what is left.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
+import math
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mpiframe.answers import CommandFuture
 from mpiframe.errors import CommandTimeout
 
-Start = Callable[[list[tuple[Any, ...]], int], CommandFuture]
-"""Starts one chunk: (argument tuples, index of the first item) -> future of the list of values."""
+_CHUNK_SECONDS = 4e-3
+"""What a chunk should take: a hundred times what it costs to send one, and short enough to balance."""
+_GROWTH = 16  # at most so many times as large as the last chunk that was measured
+_AHEAD = 3  # chunks under way for each server: one runs, one is there, one is in the hands of the client
+_SHARES = 4  # chunks for each server that are to be left at the end
+
+Start = Callable[[Sequence[Any], int], CommandFuture]
+"""Starts one chunk: (items, index of the first one) -> future of the list of values."""
 Wait = Callable[[Callable[[], bool], float | None], bool]
 
 
+class Items:
+    """What is mapped over, handed out in chunks. One iterable's items are passed as they are, several
+    iterables' as tuples.
+    """
+
+    def __init__(self, iterables: Sequence[Iterable[Any]], lazy: bool) -> None:
+        self.single = len(iterables) == 1
+        source: Iterable[Any] = iterables[0] if self.single else zip(*iterables)  # noqa: B905 - as in map
+        self._whole: Sequence[Any] | None = None
+        self._iterator: Iterator[Any] = iter(())
+        if type(source) is range:
+            self._whole = source  # a part of it is a few bytes, however long
+        elif lazy:
+            self._iterator = iter(source)
+        else:
+            self._whole = list(source)
+        self.index = 0  # of the next one
+
+    def take(self, count: int) -> Sequence[Any]:
+        """The next items, fewer at the end."""
+        if self._whole is not None:
+            chunk = self._whole[self.index : self.index + count]
+        else:
+            chunk = list(itertools.islice(self._iterator, count))
+        self.index += len(chunk)
+        return chunk
+
+    def left(self) -> int | None:
+        """How many are left, None if nobody knows."""
+        return None if self._whole is None else len(self._whole) - self.index
+
+
 class MapRun:
-    """One call of map: at most `limit` chunks of `size` items are under way or wait to be taken."""
+    """One call of map.
+
+    size: items a chunk, None to find out. limit: the most items that may be under way or wait to be taken;
+    then they are drawn when results are taken, else as fast as the servers work.
+    """
 
     def __init__(
         self,
-        items: Iterator[tuple[Any, ...]],
-        size: int,
+        items: Items,
+        size: int | None,
         limit: int | None,
+        servers: int,
         ordered: bool,
         timeout: float | None,
         start: Start,
@@ -32,41 +82,124 @@ class MapRun:
         self._items = items
         self._size = size
         self._limit = limit
+        self._servers = servers
         self._ordered = ordered
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._start = start
         self._wait = wait
-        self._index = 0  # of the next item to be started
-        self._under_way: dict[CommandFuture, None] = {}  # an ordered set
-        self._finished: deque[CommandFuture] = deque()  # used where order does not matter
+        self._filling = threading.Lock()  # held by whoever starts chunks; nobody ever waits for it
+        self._wanted = False  # somebody else would have started some
+        self._count = threading.Lock()  # around the numbers below, and nothing else
+        self._under_way: dict[concurrent.futures.Future[Any], int] = {}  # in order; items in each
+        self._running = 0  # chunks that have not ended
+        self._held = 0  # items under way or not taken
+        self._finished: deque[concurrent.futures.Future[Any]] = deque()  # used where order does not matter
+        self._next_size = size or 1
+        self._exhausted = False
         self._fill()
 
     def results(self) -> Iterator[Any]:
         """Yield the values; what is still queued when the caller stops early is cancelled."""
         try:
-            while self._under_way:
+            while self._more():
                 future = next(iter(self._under_way)) if self._ordered else self._next_finished()
                 values = future.result(self._left())
-                del self._under_way[future]
+                with self._count:
+                    waiting = max(self._under_way.pop(future) - 1, 0)
+                    self._held -= 1
+                del future
                 self._fill()
                 yield from values
+                del values
+                with self._count:
+                    self._held -= waiting
+                self._fill()
         finally:
-            for future in self._under_way:
+            self._exhausted = True
+            with self._count:
+                left = list(self._under_way)
+            for future in left:
                 future.cancel()
 
-    def _fill(self) -> None:
-        while self._limit is None or len(self._under_way) < self._limit:
-            chunk = list(itertools.islice(self._items, self._size))
-            if not chunk:
-                return
-            future = self._start(chunk, self._index)
-            self._index += len(chunk)
-            self._under_way[future] = None
-            if not self._ordered:
-                future.add_done_callback(self._finished.append)  # type: ignore[arg-type]
+    def _more(self) -> bool:
+        """Whether there are results to come."""
+        while not self._under_way:
+            with self._filling:  # whoever starts chunks may be about to add one
+                ended = self._exhausted and not self._under_way
+            if ended:
+                return False
+            self._fill()
+        return True
 
-    def _next_finished(self) -> CommandFuture:
+    def _fill(self) -> None:
+        # Starting a chunk may bring the news that another has ended, of this map or of one that another
+        # thread is busy with; to wait here could be to wait for each other.
+        self._wanted = True
+        while self._wanted and self._filling.acquire(blocking=False):
+            try:
+                self._wanted = False
+                while not self._exhausted and self._has_room():
+                    self._start_one()
+            finally:
+                self._filling.release()
+
+    def _start_one(self) -> None:
+        index = self._items.index
+        chunk = self._items.take(self._chunk_size())
+        if not len(chunk):
+            self._exhausted = True
+            return
+        future: concurrent.futures.Future[Any] = self._start(chunk, index)
+        with self._count:
+            self._under_way[future] = len(chunk)
+            self._held += len(chunk)
+            self._running += 1
+        if self._size is None:
+            future.add_done_callback(self._learn)
+        if not self._ordered:
+            future.add_done_callback(self._finished.append)
+
+    def _has_room(self) -> bool:
+        if self._limit is not None:
+            return not self._held or self._held + self._chunk_size() <= self._limit
+        return self._size is not None or self._running < _AHEAD * self._servers
+
+    def _chunk_size(self) -> int:
+        size = self._next_size
+        if self._size is None:
+            left = self._items.left()
+            if left is not None:
+                size = min(size, max(left // (_SHARES * self._servers), 1))
+            if self._limit is not None:
+                size = min(size, max(self._limit // (2 * self._servers), 1))
+        return size
+
+    def _learn(self, future: concurrent.futures.Future[Any]) -> None:
+        """A chunk has ended: see how long its items took, and start what follows it."""
+        with self._count:
+            self._running -= 1
+        request = future.request  # type: ignore[attr-defined]
+        count = self._under_way.get(future)
+        if count and request.started_at is not None:
+            seconds = max(request.finished_at - request.started_at, 1e-7) / count
+            self._next_size = max(1, min(math.ceil(_CHUNK_SECONDS / seconds), _GROWTH * count))
+        if self._limit is None:
+            try:
+                self._fill()
+            except Exception as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """What follows cannot be started; whoever takes the results is to hear of it in its place."""
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        with self._count:
+            self._exhausted = True
+            self._under_way[future] = 0
+        future.set_exception(error)
+        self._finished.append(future)
+
+    def _next_finished(self) -> concurrent.futures.Future[Any]:
         if not self._wait(lambda: bool(self._finished), self._left()):
             raise CommandTimeout(f"no result of the map has come within {self._timeout} s; it goes on")
         return self._finished.popleft()

@@ -47,6 +47,7 @@ class Down(enum.IntEnum):
     RUN = 0  # a batch of commands
     SESSION = 1  # the client's options, once, before the first command
     FORGET = 2  # drop every cached function
+    GATE = 4  # the members of a collective command have all come, or one never will
     STOP = 3  # end the session: stop plugins, then wait for the client's process to end
 
 
@@ -59,6 +60,7 @@ class Up(enum.IntEnum):
     DEFERRED = 3  # a command returned a Future: its answer comes later, the FIFO goes on
     EVENT = 4  # something a plugin emitted
     STOPPED = 5  # the last message of a session
+    ARRIVED = 6  # a collective command waits at its gate
 
 
 class Outcome(enum.IntEnum):

@@ -8,6 +8,7 @@ rebinds them changes its own world only.
 from __future__ import annotations
 
 import builtins
+import itertools
 import linecache
 import sys
 import traceback
@@ -107,15 +108,18 @@ class Namespace:
             if touches:
                 restore_builtins()
 
-    def call_each(self, function: Callable[..., Any], items: Sequence[Sequence[Any]]) -> list[Any]:
-        """Call `function` on each tuple of arguments; ItemError says which one raised."""
+    def call_each(self, function: Callable[..., Any], single: bool, items: Sequence[Any]) -> list[Any]:
+        """Call `function` on each item, or on each tuple of arguments; ItemError says which one raised."""
         touches = self._lend(function)
         values: list[Any] = []
+        wanted, made = len(items), values.__len__  # the function may do away with `len`
         try:
-            for args in items:
-                values.append(function(*args))
+            # What was made before an item raised is in the list, so its length tells which one did.
+            values.extend(map(function, items) if single else itertools.starmap(function, items))
+            if made() < wanted:  # `extend` takes this exception for the end of the items
+                raise StopIteration("raised by the function of a map")
         except BaseException as error:
-            raise ItemError(len(values), error) from error
+            raise ItemError(made(), error) from error
         finally:
             if touches:
                 restore_builtins()

@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 from mpiframe.codec import pack, unpack
 from mpiframe.control import Control
+from mpiframe.errors import GroupBroken
 from mpiframe.execution import Executor
 from mpiframe.log_forwarder import LogForwarder
 from mpiframe.messages import Buffers, Down, Up
@@ -37,7 +38,11 @@ from mpiframe.transport import ASLEEP, AWAKE
 from mpiframe.world import CLIENT, World
 
 _HOLD = 200e-6  # seconds that answers may wait for the next ones, to share a message
-_RUN, _ANSWERS = int(Down.RUN), int(Up.ANSWERS)  # looking a member up costs as much as a small command
+_RUN, _GATE, _ANSWERS = (
+    int(Down.RUN),
+    int(Down.GATE),
+    int(Up.ANSWERS),
+)  # looking a member up costs as much as a small command
 _current: Server | None = None
 
 
@@ -71,6 +76,10 @@ class Server:
         self._orphaned = False
         self._running = 0
         self._interrupt = 0
+        self.broken = 0  # the request whose collective has failed elsewhere
+        self._later: deque[Any] = deque()  # messages that came while a command waited at its gate
+        self._meeting = 0  # the request whose command waits at its gate
+        self._nudge = os.pipe()
         peer = world.transport.peers[CLIENT]
         self._control = Control(self, peer.control) if peer.control is not None else None
 
@@ -96,6 +105,35 @@ class Server:
                 self._lock.release()
         else:
             self._arm()
+
+    def meet(self) -> None:
+        """Wait, asleep, until the commands of all members of a collective have come this far.
+
+        Raises GroupBroken if one never will.
+        """
+        request = self._running
+        self._flush()
+        self._meeting = request
+        try:
+            self.post((int(Up.ARRIVED), request))
+            while True:
+                message = self._wait()
+                if message is None:
+                    if self._stopping:
+                        raise GroupBroken("the client is gone")
+                    if self._interrupt == request:
+                        self._interrupt = 0
+                        raise KeyboardInterrupt("interrupted by the client")
+                    continue
+                content = unpack(message[1])
+                if content[0] != _GATE:
+                    self._later.append(message)  # its turn comes after this command
+                elif content[1] == request:
+                    if content[2] is not None:
+                        raise GroupBroken(content[2])
+                    return
+        finally:
+            self._meeting = 0
 
     @property
     def namespace(self) -> Namespace:
@@ -144,6 +182,7 @@ class Server:
         self._guard_exit()
         self._capture.install()
         self._executor.namespace.install()
+        self._transport.watch(self._nudge[0], self._nudged)
         handler = LogForwarder(self)
         logging.getLogger().addHandler(handler)
         logging.captureWarnings(False)
@@ -189,8 +228,11 @@ class Server:
                 self._flush()
                 if LIVE != EXPECTED:  # while the client reads the answer
                     restore_builtins()
-            with self._lock:
-                message = transport.poll()
+            if self._later:
+                message = self._later.popleft()
+            else:
+                with self._lock:
+                    message = transport.poll()
             if message is None:
                 message = self._wait()
                 if message is None:
@@ -414,10 +456,16 @@ class Server:
         """Raise KeyboardInterrupt in the command of this request, if it still runs; from any thread."""
         if id and id == self._running:
             self._interrupt = id
+            if id == self._meeting:
+                os.write(self._nudge[1], b"!")  # an exception could come between MPI and us
+                return
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _nudged(self) -> None:
+        os.read(self._nudge[0], 64)
 
     def _on_sigint(self, *_: Any) -> None:
         # A terminal's Ctrl-C reaches every rank; it is the client's to decide what becomes of it.
-        if self._interrupt and self._interrupt == self._running:
+        if self._interrupt and self._interrupt == self._running != self._meeting:
             self._interrupt = 0
             raise KeyboardInterrupt("interrupted by the client")

@@ -54,6 +54,32 @@ class View:
         """As `Client.map`, on these servers only."""
         return self.client.map(fn, *iterables, target=self.target, **options)
 
+    def spmd(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> list[Any]:
+        """As `Client.spmd`."""
+        return self.client.spmd(fn, *args, target=self.target, **kwargs)
+
+    def broadcast(self, **variables: Any) -> None:
+        """As `Client.broadcast`."""
+        self.client.broadcast(target=self.target, **variables)
+
+    def scatter(self, **variables: Any) -> None:
+        """As `Client.scatter`."""
+        self.client.scatter(target=self.target, **variables)
+
+    def gather(self, expression: str) -> Any:
+        """As `Client.gather`."""
+        return self.client.gather(expression, self.target)
+
+    def reduce(
+        self, op: Callable[[Any, Any], Any], fn: Any, *iterables: Iterable[Any], **options: Any
+    ) -> Any:
+        """As `Client.reduce`."""
+        return self.client.reduce(op, fn, *iterables, target=self.target, **options)
+
+    def allreduce(self, op: Callable[[Any, Any], Any], fn: Any, *iterables: Iterable[Any], name: str) -> None:
+        """As `Client.allreduce`."""
+        self.client.allreduce(op, fn, *iterables, name=name, target=self.target)
+
     def plugin(self, name: str, **options: Any) -> Proxy:
         """As `Client.plugin`."""
         return self.client.plugin(name, target=self.target, **options)

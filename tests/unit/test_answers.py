@@ -126,10 +126,8 @@ def test_a_result_that_cannot_be_unpickled_is_told(leave: str) -> None:
 
 def test_the_item_of_a_map_is_counted_from_its_beginning() -> None:
     asked = request(np.sqrt)
-    future = CommandFuture(lambda test, timeout: True, lambda r: False)
-    future.first_item = 100
-    asked.future = future
-    travel(asked, Mode.MAP, None, (lambda x: 1 / x, [(1,), (0,)]))
+    asked.future = CommandFuture(lambda test, timeout: True, lambda r: False, asked, first_item=100)
+    travel(asked, Mode.MAP, None, (lambda x: 1 / x, (True, [1, 0])))
     assert "item 101 of the map raised ZeroDivisionError" in str(response(asked).error)
 
 
@@ -207,8 +205,7 @@ def future_of(asked: Request, wait: Callable[..., bool] = lambda test, timeout: 
         future.settle(found)
         return True
 
-    future = CommandFuture(wait, cancel)
-    future.request = asked
+    future = CommandFuture(wait, cancel, asked)
     return future
 
 

@@ -212,7 +212,7 @@ def test_an_argument_that_cannot_be_pickled_is_named(encoder: CommandEncoder) ->
     with pytest.raises(SerializationError, match=r"argument 'deep' \(a list\) cannot be pickled"):
         encoder.encode("x", {"x": 1, "deep": [{"a": lock}]})
     with pytest.raises(SerializationError, match="an item of map cannot be pickled"):
-        encoder.chunk(scale, [(1,), (lock,)])
+        encoder.chunk(scale, [1, lock], True)
 
 
 def test_an_argument_of_a_function_that_is_not_cached_is_named_too(encoder: CommandEncoder) -> None:
@@ -230,7 +230,7 @@ def test_a_callable_that_cannot_be_pickled_is_named(encoder: CommandEncoder) -> 
     for encode in (
         lambda: encoder.encode(uses_a_lock, None),
         lambda: encoder.call(uses_a_lock, (1,), {}),
-        lambda: encoder.chunk(uses_a_lock, [(1,)]),
+        lambda: encoder.chunk(uses_a_lock, [1], True),
         lambda: encoder.encode(lock.acquire, None),
     ):
         with pytest.raises(SerializationError, match=r"the callable .*(uses_a_lock|acquire)"):
@@ -269,9 +269,13 @@ def test_a_function_that_may_change_unseen_travels_with_each_call(encoder: Comma
 
 
 def test_a_chunk_of_a_map(encoder: CommandEncoder) -> None:
-    encoded = encoder.chunk(scale, [(1, 2), (3, 4)])
+    encoded = encoder.chunk(scale, [(1, 2), (3, 4)], False)
     assert encoded.mode == Mode.MAP
-    assert encoded.payload == [(1, 2), (3, 4)]
-    encoded = encoder.chunk(scale, [([1],)])
     assert encoded.pickled
-    assert codec.loads(encoded.payload) == [([1],)]
+    assert codec.loads(encoded.payload) == (False, [(1, 2), (3, 4)])
+
+
+def test_a_chunk_of_a_range_is_small_however_long(encoder: CommandEncoder) -> None:
+    encoded = encoder.chunk(scale, range(10**9), True)
+    assert codec.loads(encoded.payload) == (True, range(10**9))
+    assert len(encoded.payload) < 200

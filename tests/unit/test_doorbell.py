@@ -305,8 +305,8 @@ def test_a_listener_that_cannot_prove_itself_is_refused(words: bytes) -> None:
             with sock:
                 doorbell._receive(sock, doorbell._HELLO.size)
                 sock.sendall(words)
-                sock.shutdown(socket.SHUT_WR)
-                with suppress(ConnectionResetError):
+                with suppress(OSError):  # the other end may have seen enough, and closed
+                    sock.shutdown(socket.SHUT_WR)
                     assert sock.recv(100) == b""  # no proof is given to a stranger
     assert isinstance(found["error"], ConnectionError)
 

@@ -29,6 +29,7 @@ TREE = {
     "SerializationError": (MpiframeError, TypeError),
     "WorldError": (MpiframeError, RuntimeError),
     "RemoteException": (MpiframeError,),
+    "GroupBroken": (MpiframeError,),
 }
 
 

@@ -44,6 +44,7 @@ FLOORS = {
         "targets",
         "answers",
         "execution",
+        "group_comm",
     ],
     3: [
         "control",
@@ -55,6 +56,8 @@ FLOORS = {
         "log_forwarder",
         "hearing",
         "mapping",
+        "group",
+        "collectives",
         "process",
         "views",
         "client",
@@ -88,6 +91,7 @@ PUBLIC = [
 MAY_SLEEP = {
     ("transport", "block"): "back-off where there is no doorbell, in steps epoll cannot count",
     ("world", "_until"): "back-off before there is a doorbell",
+    ("group_comm", "_until"): "back-off while another member of a collective computes",
     ("_roundtrip", "main"): "the pause is what is measured",
 }
 

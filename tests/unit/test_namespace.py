@@ -167,7 +167,7 @@ def test_a_function_of_the_users_cannot_take_the_builtins_away(
     pristine = builtins.len
     f = script(source)
     if each:
-        space.call_each(f, [()])
+        space.call_each(f, False, [()])
     else:
         space.call(f, (), {})
     changed = builtins.len
@@ -194,7 +194,8 @@ def test_a_function_borrows_names_of_the_namespace(space: Namespace) -> None:
     assert space.call(f, (), {"k": 3}) == 31
     run(space, "x = 20")
     assert space.call(f, (2,), {}) == 41
-    assert space.call_each(f, [(1,), (2,)]) == [21, 41]
+    assert space.call_each(f, False, [(1,), (2,)]) == [21, 41]
+    assert space.call_each(f, True, [1, 2]) == [21, 41]
 
 
 def test_what_a_function_brought_along_comes_first(space: Namespace) -> None:
@@ -233,19 +234,19 @@ def test_functions_of_modules_borrow_nothing(space: Namespace) -> None:
 
 def test_an_item_of_a_map_that_raises_is_told_by_its_index(space: Namespace) -> None:
     with pytest.raises(ItemError) as caught:
-        space.call_each(lambda x: 1 / x, [(2,), (1,), (0,), (3,)])
+        space.call_each(lambda x: 1 / x, True, [2, 1, 0, 3])
     assert caught.value.index == 2
     assert isinstance(caught.value.error, ZeroDivisionError)
     assert caught.value.__cause__ is caught.value.error
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, StopIteration])
 def test_an_item_may_raise_anything(space: Namespace, error: type[BaseException]) -> None:
     def f(x: int) -> None:
         raise error(x)
 
     with pytest.raises(ItemError) as caught:
-        space.call_each(f, [(5,)])
+        space.call_each(f, False, [(5,)])
     assert caught.value.index == 0
     assert type(caught.value.error) is error
 
@@ -400,7 +401,7 @@ def test_an_exception_that_cannot_be_pickled_is_told_by_its_text() -> None:
 def test_the_runtimes_own_frames_are_left_out() -> None:
     executor = Executor(1 << 16)
     payload, _ = codec.dumps((lambda x: 1 / x, ((0,), {})), 1 << 60)
-    chunk, _ = codec.dumps((lambda x: 1 / x, [(0,)]), 1 << 60)
+    chunk, _ = codec.dumps((lambda x: 1 / x, (True, [0])), 1 << 60)
     for said in (
         outcome(executor, EVAL, "1 / 0"),
         outcome(executor, int(Mode.CALL), None, payload),
@@ -412,7 +413,7 @@ def test_the_runtimes_own_frames_are_left_out() -> None:
 
 
 def test_the_index_of_a_failed_item_travels() -> None:
-    payload, _ = codec.dumps((lambda x: 1 / x, [(1,), (0,)]), 1 << 60)
+    payload, _ = codec.dumps((lambda x: 1 / x, (False, [(1,), (0,)])), 1 << 60)
     kind, (data, _, summary, item), _ = outcome(Executor(1 << 16), int(Mode.MAP), None, payload)
     assert kind == Outcome.RAISED
     assert item == 1

@@ -69,7 +69,7 @@ def test_endless_items_in_a_window(client, ordered, buffersize, chunksize):
 
 
 def test_what_was_not_taken_is_cancelled(client, gate, busy):
-    results = client.map(square, range(50), target=1, timeout=0.1)
+    results = client.map(square, range(50), target=1, timeout=0.1, chunksize=1)
     assert client.servers[0].queued == 50
     with pytest.raises(TimeoutError):
         next(results)
