@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -131,6 +132,7 @@ class Books:
         self._last = 0
         self._fetched: deque[tuple[int, int]] = deque()  # (id, about how many bytes), oldest first
         self._bytes = 0
+        self._lock = threading.Lock()  # several threads may fetch
         self._held: weakref.WeakValueDictionary[int, Response] = weakref.WeakValueDictionary()
 
     def next_id(self) -> int:
@@ -159,19 +161,26 @@ class Books:
 
     def fetch(self, record: Record) -> Response:
         """The response of a request that has ended."""
-        fresh = record.response is None
-        response = record.respond()
-        if fresh and record.response is not None:
-            size = _size(response["ret"]) + _size(response["parameters"])
-            self._fetched.append((record.id, size))
-            self._bytes += size
-            while len(self._fetched) > _KEPT or (self._bytes > _KEPT_BYTES and len(self._fetched) > 1):
-                old, size = self._fetched.popleft()
-                self._bytes -= size
-                let_go = self._records.pop(old)
-                assert let_go.response is not None
-                self._held[old] = let_go.response
+        if record.response is not None:
+            return record.response
+        with self._lock:
+            fresh = record.response is None
+            response = record.respond()
+            if fresh and record.response is not None:
+                self._keep(record.id, response)
         return response
+
+    def _keep(self, id: int, response: Response) -> None:
+        """Hold a response that was fetched, and let go of the oldest where these become too many."""
+        size = _size(response["ret"]) + _size(response["parameters"])
+        self._fetched.append((id, size))
+        self._bytes += size
+        while len(self._fetched) > _KEPT or (self._bytes > _KEPT_BYTES and len(self._fetched) > 1):
+            old, size = self._fetched.popleft()
+            self._bytes -= size
+            let_go = self._records.pop(old)
+            assert let_go.response is not None
+            self._held[old] = let_go.response
 
     def records(self) -> list[Record]:
         """All that are kept, by id."""

@@ -54,16 +54,16 @@ class Logs(logging.Handler):
         self._write(record, record.rank)  # type: ignore[attr-defined]
 
     def _write(self, record: logging.LogRecord, rank: int | None) -> None:
-        line = _line(record, rank)
         try:
+            line = _line(record, rank)
             with self._writing:
                 if self.mode != "redirect":
                     self._file(rank).write(line)
                 if self.mode == "redirect" or record.levelno >= logging.WARNING:
                     sys.stderr.write(line)
                     sys.stderr.flush()
-        except (OSError, ValueError, AttributeError):
-            # A full disk or a closed terminal must not stop the work that this tells of.
+        except Exception:
+            # A full disk, a closed terminal or a wrong format must not stop the work that this tells of.
             self.handleError(record)
 
     def switch(self, mode: str) -> None:
@@ -100,7 +100,10 @@ def _line(record: logging.LogRecord, rank: int | None) -> str:
         "SEVERE" if record.levelno >= logging.ERROR else "WARN" if record.levelno >= logging.WARNING else ""
     )
     level = level or ("INFO" if record.levelno > logging.DEBUG else "DEBUG")
-    text = record.getMessage() + (f"\n{record.exc_text}" if record.exc_text else "")
+    trace = record.exc_text
+    if not trace and record.exc_info:
+        trace = logging.Formatter().formatException(record.exc_info)
+    text = record.getMessage() + (f"\n{trace}" if trace else "")
     if record.name != "casa":
         text = f"{record.name}{'' if rank is None else f'::server-{rank}'}\t{text}"
     return f"{stamp}\t{level}\t{text}\n"
