@@ -46,6 +46,7 @@ class Record:
     hung: bool = False  # its server does not answer; if it ever does, so will this
     listeners: list[Callable[[], None]] = field(default_factory=list)
     response: Response | None = None  # made when it is asked for, once the request has ended
+    fetched: bool = False
 
     def settle(self, request: Request) -> None:
         """The request has ended."""
@@ -161,14 +162,17 @@ class Books:
 
     def fetch(self, record: Record) -> Response:
         """The response of a request that has ended."""
-        if record.response is not None:
-            return record.response
         with self._lock:
-            fresh = record.response is None
             response = record.respond()
-            if fresh and record.response is not None:
+            if not record.fetched and record.response is not None:
+                record.fetched = True
                 self._keep(record.id, response)
-        return response
+            return response
+
+    def responses(self) -> dict[int, Response]:
+        """Those of all requests that have ended, by id; they are not fetched by that."""
+        with self._lock:
+            return {record.id: record.respond() for record in self.records() if record.request.told}
 
     def _keep(self, id: int, response: Response) -> None:
         """Hold a response that was fetched, and let go of the oldest where these become too many."""

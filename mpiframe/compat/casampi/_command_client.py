@@ -120,7 +120,7 @@ class MPICommandClient:
 
     def get_command_response_list(self) -> dict[int, Response]:
         """All responses by id."""
-        return {r.id: r.respond() for r in self._session.books.records() if r.request.told}
+        return self._session.books.responses()
 
     # -- servers -----------------------------------------------------------------------------------
 
