@@ -141,12 +141,14 @@ class Client(concurrent.futures.Executor):
         encoded = self._encoder.encode(command, parameters)
         if type(ranks) is list:
             requests = [self._request(command, encoded, rank) for rank in ranks]
-            self._loop.push(requests)
+            self._loop.push(requests, block)
             return self._collect(requests, timeout) if block else [r.id for r in requests]
-        request = None if encoded.buffers else self._loop.push_to_idle(ranks, command, encoded, self._ids)  # type: ignore[arg-type]
+        request: Request | None = None
+        if not encoded.buffers:
+            request = self._loop.push_to_idle(ranks, command, encoded, self._ids, block)  # type: ignore[arg-type]
         if request is None:
             request = self._request(command, encoded, ranks)  # type: ignore[arg-type]
-            self._loop.push_one(request)
+            self._loop.push_one(request, block)
         return self._collect([request], timeout) if block else request.id
 
     def get(self, ids: Any, block: bool = True, timeout: float | None = None) -> list[Response]:

@@ -71,20 +71,25 @@ class ClientLoop(Driver):
 
     # -- what the client asks for ------------------------------------------------------------------
 
-    def push(self, requests: Iterable[Request]) -> None:
-        """Queue requests, all before any that another thread pushes, and send what can be sent now."""
+    def push(self, requests: Iterable[Request], wait: bool = False) -> None:
+        """Queue requests, all before any that another thread pushes, and send what can be sent now.
+
+        `wait`: this thread is about to wait for them, and will drive MPI then.
+        """
         with self.lock:
             for request in requests:
                 self._push(request)
-            self._stay()
+            if not wait:
+                self._stay()
         if self._deliveries:
             self._deliver()
 
-    def push_one(self, request: Request) -> None:
-        """Queue a request, and send what can be sent now."""
+    def push_one(self, request: Request, wait: bool = False) -> None:
+        """Queue a request, and send what can be sent now; `wait` as in `push`."""
         with self.lock:
             self._push(request)
-            self._stay()
+            if not wait:
+                self._stay()
         if self._deliveries:
             self._deliver()
 
@@ -99,11 +104,11 @@ class ClientLoop(Driver):
             self._carry_out(instructions)
 
     def push_to_idle(
-        self, rank: int | None, command: Any, encoded: Encoded, ids: Iterator[int]
+        self, rank: int | None, command: Any, encoded: Encoded, ids: Iterator[int], wait: bool
     ) -> Request | None:
         """Send a command to a server that is idle, and do the books while it works.
 
-        None if no server is idle, or this one is not. Only for commands without buffers.
+        None if no server is idle, or this one is not. Only for commands without buffers; `wait` as in `push`.
         """
         with self.lock:
             self._check_open()
@@ -122,7 +127,8 @@ class ClientLoop(Driver):
             self.last_id = id
             self.open += 1
             self.dispatcher.pushed(request)  # which says what was just done
-            self._stay()
+            if not wait:
+                self._stay()
             return request
 
     def _check_open(self) -> None:

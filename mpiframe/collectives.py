@@ -58,7 +58,9 @@ class Together:
         for request in self.requests:
             request.future = self
             loop.gates[request.id] = self
-        loop.push(self.requests)  # all under one lock: two collectives are in the same order everywhere
+        loop.push(
+            self.requests, wait=True
+        )  # all under one lock: two collectives are in the same order everywhere
         try:
             ended = loop.wait(self._all_told, timeout)
         except BaseException:
@@ -195,8 +197,9 @@ def broadcast(client: Client, target: Target, variables: dict[str, Any]) -> None
     ranks = members(client, target)
     _check_names("broadcast", variables)
     label = f"broadcast {', '.join(variables)}"
-    # On the client's own host each server fetches it from our memory, all at once: measured, that is twice
-    # as quick as MPI's broadcast, and four times as quick as shared memory, whose pages are new each time.
+    # On the client's own host each server fetches it from our memory, all at once. Measured with 64 MiB and
+    # two servers: 6 ms; MPI_Bcast into memory in use 6 ms, into new memory 11 ms; a shared memory file 27 ms,
+    # because its pages are new each time.
     near = [rank for rank in ranks if _is_near(client, rank)]
     far = [rank for rank in ranks if rank not in near]
     if len(far) == 1:

@@ -136,6 +136,7 @@ class Driver(ABC):
         with self.lock:
             self._foreground += 1
             self._burst = False
+            self._last_push = 0.0  # to push and wait in turn is no burst
         try:
             while not done():
                 if timeout is not None and time.monotonic() >= deadline:
