@@ -153,6 +153,16 @@ def response(request: Request, host: str | None) -> Response:
     )
 
 
+class Loop(Protocol):
+    """What a future needs of the client's loop."""
+
+    def wait(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Drive MPI until `done()`; False if `timeout` seconds pass before that."""
+
+    def cancel(self, request: Request) -> bool:
+        """Take a queued request back; whether it was still queued."""
+
+
 class Holder(Protocol):
     """Who is told of the end of a request."""
 
@@ -175,24 +185,17 @@ class CommandFuture(concurrent.futures.Future[Any]):
     _state = "PENDING"
     _result = None
     _exception = None
+    _asked = False  # somebody has asked for one of these; to look into `__dict__` would make one
 
-    def __init__(
-        self,
-        wait: Callable[[Callable[[], bool], float | None], bool],
-        cancel: Callable[[Request], bool],
-        request: Request,
-        first_item: int = 0,
-    ) -> None:
-        self._wait_for = wait
-        self._cancel_request = cancel
+    def __init__(self, loop: Loop, request: Request, first_item: int = 0) -> None:
+        self._loop = loop
         self.request = request
         self.first_item = first_item
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_condition":
-            return self.__dict__.setdefault(name, threading.Condition())
-        if name in ("_waiters", "_done_callbacks"):
-            return self.__dict__.setdefault(name, [])
+        if name in ("_condition", "_waiters", "_done_callbacks"):
+            self._asked = True
+            return self.__dict__.setdefault(name, threading.Condition() if name == "_condition" else [])
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def done(self) -> bool:
@@ -240,7 +243,7 @@ class CommandFuture(concurrent.futures.Future[Any]):
     def cancel(self) -> bool:
         """Cancel the command if it is still queued; whether it is cancelled now."""
         if not self.done():
-            self._cancel_request(self.request)
+            self._loop.cancel(self.request)
         return self.cancelled()
 
     def running(self) -> bool:
@@ -258,15 +261,12 @@ class CommandFuture(concurrent.futures.Future[Any]):
             self.set_result(request.value)
 
     def settle_alone(self, value: Any) -> bool:
-        """Take the value, if nobody is to be told of it."""
-        mine = self.__dict__
-        if "_condition" in mine or "_done_callbacks" in mine:
+        """Take the value; False if somebody is to be told of it, by `settle`."""
+        if self._asked:
             return False
         self._result = value
         self._state = _FINISHED
-        if "_condition" in mine or "_done_callbacks" in mine:  # in this very moment
-            self._tell()
-        return True
+        return not self._asked  # in this very moment
 
     def set_result(self, result: Any) -> None:
         """The command ended well; for the client."""
@@ -281,20 +281,19 @@ class CommandFuture(concurrent.futures.Future[Any]):
         self._tell()
 
     def _tell(self) -> None:
-        mine = self.__dict__
-        if "_condition" in mine:
-            with self._condition:
-                for waiter in mine.get("_waiters", ()):
-                    if self._exception is None:
-                        waiter.add_result(self)
-                    else:
-                        waiter.add_exception(self)
-                self._condition.notify_all()
-        if "_done_callbacks" in mine:
-            self._invoke_callbacks()
+        if not self._asked:
+            return
+        with self._condition:
+            for waiter in self._waiters:
+                if self._exception is None:
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()
 
     def _await(self, timeout: float | None) -> None:
-        if not self.done() and not self._wait_for(self.done, timeout):
+        if not self.done() and not self._loop.wait(self.done, timeout):
             raise CommandTimeout(
                 f"request {self.request.id} has not ended within the {timeout} s that were waited for; "
                 "it goes on"

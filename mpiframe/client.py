@@ -470,7 +470,7 @@ class Client(concurrent.futures.Executor):
         request.retries = retries
         if timeout is not None:
             request.deadline = time.monotonic() + timeout
-        request.future = future = CommandFuture(self._loop.wait, self._loop.cancel, request, first_item)
+        request.future = future = CommandFuture(self._loop, request, first_item)
         self._loop.push_one(request)
         if timeout is not None:
             self._loop.kick()  # whoever sleeps must know of the new deadline

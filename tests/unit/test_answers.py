@@ -17,6 +17,13 @@ from mpiframe.messages import Mode, PluginCall, Request, Status
 from mpiframe.queues import End
 
 
+class Loop:
+    """What a future needs of the client's loop."""
+
+    def __init__(self, wait: Callable[..., bool], cancel: Callable[[Request], bool]) -> None:
+        self.wait, self.cancel = wait, cancel
+
+
 def request(command: Any = "x", id: int = 7, server: int | None = 2) -> Request:
     found = Request(id=id, target=server, key=1, command=command, frame=())
     found.server = server
@@ -126,7 +133,7 @@ def test_a_result_that_cannot_be_unpickled_is_told(leave: str) -> None:
 
 def test_the_item_of_a_map_is_counted_from_its_beginning() -> None:
     asked = request(np.sqrt)
-    asked.future = CommandFuture(lambda test, timeout: True, lambda r: False, asked, first_item=100)
+    asked.future = CommandFuture(Loop(lambda test, timeout: True, lambda r: False), asked, first_item=100)
     travel(asked, Mode.MAP, None, (lambda x: 1 / x, (True, [1, 0])))
     assert "item 101 of the map raised ZeroDivisionError" in str(response(asked).error)
 
@@ -205,7 +212,7 @@ def future_of(asked: Request, wait: Callable[..., bool] = lambda test, timeout: 
         future.settle(found)
         return True
 
-    future = CommandFuture(wait, cancel, asked)
+    future = CommandFuture(Loop(wait, cancel), asked)
     return future
 
 
