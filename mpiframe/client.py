@@ -489,13 +489,11 @@ class Client(concurrent.futures.Executor):
         return [self._submit(label, encoded, rank, None, 0) for rank in each(ranks)]
 
     def _service(
-        self, ranks: list[int], label: str, function: Callable[..., Any], *args: Any
+        self, ranks: Sequence[int | None], label: str, function: Callable[..., Any], *args: Any
     ) -> list[CommandFuture]:
         """The same, but no request of the user's: it takes none of his ids."""
         encoded = self._encoder.call(function, args, {})
-        return [
-            self._submit(label, encoded, rank, None, 0, id=next(self._service_ids)) for rank in each(ranks)
-        ]
+        return [self._submit(label, encoded, rank, None, 0, id=next(self._service_ids)) for rank in ranks]
 
     def _single(self, target: Target) -> int | None:
         rank = resolve(target, self._loop.dispatcher)

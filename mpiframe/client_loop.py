@@ -20,6 +20,8 @@ from mpiframe.queues import Dispatcher, End, Instruction, Interrupt, Send
 from mpiframe.transport import AWAY
 from mpiframe.world import World
 
+_STUCK = 10e-3
+"""Seconds that a server may be on one command until what was sent ahead behind it is had back."""
 _RUN, _ANSWERS = int(Down.RUN), int(Up.ANSWERS)
 _DONE, _VALUE = Status.DONE, int(Outcome.VALUE)  # on the path of every answer, where a look-up counts
 
@@ -45,6 +47,8 @@ class ClientLoop(Driver):
         self.closing = False  # from here on nothing can be pushed: nobody would answer
         self.open = 0  # requests that have not ended
         self.usage: dict[int, tuple[float, int]] = {}  # rank -> CPU seconds, resident bytes
+        self._ahead: dict[int, tuple[int | None, float]] = {}  # servers with commands sent ahead: (which
+        # command it was on, monotonic seconds at which it should be on another)
         self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
         self.stopped: set[int] = set()  # servers that ended their session in order
         self.lost_unexpectedly = False
@@ -65,7 +69,7 @@ class ClientLoop(Driver):
                 if peer.control is not None:
                     peer.control.setblocking(False)
                     self._transport.watch(peer.control.fileno(), _Hear(self, rank, peer.control))
-                self._carry_out(self.dispatcher.joined(rank))
+                self._carry_out(self.dispatcher.joined(rank, alone=peer.control is None))
             self._transport.show(AWAY)
         self._thread.start()
 
@@ -156,13 +160,13 @@ class ClientLoop(Driver):
             if rank in self._transport.peers:
                 self._transport.send(rank, pack(message))
 
-    def control(self, rank: int, kind: bytes, id: int = 0) -> bool:
+    def control(self, rank: int, kind: bytes, id: int = 0, serial: int = 0) -> bool:
         """Write a record on the control connection; whether there is one that takes it."""
         peer = self._transport.peers.get(rank)
         if peer is None or peer.control is None:
             return False
         try:
-            peer.control.send(doorbell.RECORD.pack(kind, id, 0.0, 0))
+            peer.control.send(doorbell.RECORD.pack(kind, id, 0.0, serial))
         except OSError:
             return False
         return True
@@ -181,6 +185,8 @@ class ClientLoop(Driver):
             _, id, seconds, pieces = content
             self._printed(rank, id, pieces)
             self._carry_out(self.dispatcher.deferred(rank, id, seconds))
+        elif kind == Up.SKIPPED:
+            self._carry_out(self.dispatcher.recalled(rank, content[1], content[2]))
         elif kind == Up.ARRIVED:
             if content[1] in self.gates:
                 self.gates[content[1]].arrived(content[1], rank)
@@ -201,6 +207,7 @@ class ClientLoop(Driver):
             request = self.requests.get(id)
             if request is not None and not request.ended:
                 request.ended = True
+                request.frame = ()  # kept until now in case it had to be sent elsewhere
                 self.open -= 1
                 future = request.future
                 if outcome == _VALUE and (future is None or type(future) is CommandFuture):
@@ -251,10 +258,25 @@ class ClientLoop(Driver):
         self._deliveries.append((None,))
 
     def _due(self) -> float | None:
-        return self.dispatcher.next_deadline()
+        due = self.dispatcher.next_deadline()
+        for _, at in self._ahead.values():  # the first is the earliest
+            return at if due is None else min(due, at)
+        return due
 
     def _time_passed(self) -> None:
-        self._carry_out(self.dispatcher.time_passed(time.monotonic()))
+        now = time.monotonic()
+        self._carry_out(self.dispatcher.time_passed(now))
+        while self._ahead:
+            rank, (id, at) = next(iter(self._ahead.items()))
+            if at > now:
+                break
+            del self._ahead[rank]
+            waiting, running = self.dispatcher.recallable(rank), self.dispatcher.running(rank)
+            if waiting and running == id:
+                for request in waiting:
+                    self.control(rank, doorbell.RECALL, request.id, request.serial)
+            if waiting:
+                self._ahead[rank] = running, now + _STUCK
 
     # -- what the dispatcher says (with the lock) ----------------------------------------------------
 
@@ -272,6 +294,11 @@ class ClientLoop(Driver):
         commands: list[Any] = []
         buffers: list[Any] = []
         now = clock()
+        if rank not in self._ahead:
+            running = self.dispatcher.running(rank)
+            if len(requests) > 1 or running != requests[0].id:
+                self._ahead[rank] = running, time.monotonic() + _STUCK
+                self.kick()  # whoever sleeps is to look in time
         for request in requests:
             request.sent_at = now
             frame = request.frame
@@ -281,7 +308,7 @@ class ClientLoop(Driver):
             commands.append(frame)
             if request.buffers:
                 buffers.extend(request.buffers)
-            if not request.retries:
+            if not request.retries and (request.target is not None or request.buffers):
                 request.frame, request.buffers = (), ()  # the message holds them until it is through
         self._transport.send(rank, pack((_RUN, commands)), buffers)
 
@@ -349,11 +376,13 @@ class ClientLoop(Driver):
 
     def heard(self, rank: int, record: bytes) -> None:
         """A record came on a control connection."""
-        kind, serial, cpu, rss = doorbell.RECORD.unpack(record)
+        kind, id, cpu, number = doorbell.RECORD.unpack(record)
         if kind == doorbell.PONG:
-            self.usage[rank] = (cpu, rss)
+            self.usage[rank] = (cpu, number)
             self.ponged[rank] = clock()
-            self._serials[rank] = serial
+            self._serials[rank] = id
+        elif kind == doorbell.RECALLED:
+            self._carry_out(self.dispatcher.recalled(rank, id, number))
 
     # -- servers that do not answer ------------------------------------------------------------------
 

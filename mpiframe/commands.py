@@ -22,6 +22,9 @@ from mpiframe.messages import Buffers, Mode
 
 _COMPILED = 4096
 
+UNCOMPILABLE = (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError)
+"""What `compile` raises: ValueError for null bytes, on older Pythons; the last three for what is too deep."""
+
 
 @dataclass(slots=True)  # not frozen: that makes it three times as slow to make
 class Encoded:
@@ -95,7 +98,7 @@ class CommandEncoder:
         text, mode = source.strip(), Mode.EVAL
         try:
             compile(text, "<command>", "eval", dont_inherit=True)
-        except (SyntaxError, ValueError):
+        except UNCOMPILABLE:
             text, mode = _compile_statements(source), Mode.EXEC
         encoded = Encoded(int(mode), text, 0, False, None, (), hash(text))
         if len(self._strings) >= _COMPILED:
@@ -156,11 +159,11 @@ def _compile_statements(source: str) -> str:
         dedented = textwrap.dedent(source)
         if dedented == source:
             raise _syntax_error(error, source) from None
-    except (SyntaxError, ValueError) as error:  # ValueError: null bytes, on older Pythons
+    except UNCOMPILABLE as error:
         raise _syntax_error(error, source) from None
     try:
         compile(dedented, "<command>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
+    except UNCOMPILABLE as error:
         raise _syntax_error(error, dedented) from None
     return dedented
 
@@ -168,7 +171,7 @@ def _compile_statements(source: str) -> str:
 def _syntax_error(error: Exception, source: str) -> CommandSyntaxError:
     message = "the command does not compile: "
     if not isinstance(error, SyntaxError):
-        return CommandSyntaxError(message + str(error))
+        return CommandSyntaxError(message + (str(error) or "it is nested too deeply"))
     text = error.text
     if text is None and error.lineno is not None:  # errors found after parsing come without their line
         text = source.splitlines()[error.lineno - 1]

@@ -56,11 +56,14 @@ class Control(threading.Thread):
                     return
 
     def _obey(self, record: bytes) -> bool:
-        kind, id, _, _ = doorbell.RECORD.unpack(record)
+        kind, id, _, serial = doorbell.RECORD.unpack(record)
         if kind == doorbell.INTERRUPT:
             self._server.interrupt(id)
         elif kind == doorbell.BREAK:
             self._server.broken = id
+        elif kind == doorbell.RECALL:
+            if self._server.recall(serial):
+                self._sock.sendall(doorbell.RECORD.pack(doorbell.RECALLED, id, 0.0, serial))
         elif kind == doorbell.PING:
             cpu, rss = process_usage()
             self._sock.sendall(doorbell.RECORD.pack(doorbell.PONG, id, cpu, rss))

@@ -34,7 +34,8 @@ _HALF_OPEN = 256  # connections that may be proving themselves at once
 
 RECORD = struct.Struct("!cqdQ")
 """What travels on the control connection: kind, id, CPU seconds, resident bytes (unused ones are 0)."""
-INTERRUPT, BREAK, PING, PONG, ABANDON, FAREWELL = b"I", b"B", b"P", b"p", b"A", b"F"
+INTERRUPT, BREAK, RECALL, RECALLED = b"I", b"B", b"R", b"r"
+PING, PONG, ABANDON, FAREWELL = b"P", b"p", b"A", b"F"
 
 Address = tuple[str, ...]
 """("unix", path) or ("tcp", host, port)"""

@@ -61,6 +61,7 @@ class Up(enum.IntEnum):
     EVENT = 4  # something a plugin emitted
     STOPPED = 5  # the last message of a session
     ARRIVED = 6  # a collective command waits at its gate
+    SKIPPED = 7  # a command that was recalled has not been run
 
 
 class Outcome(enum.IntEnum):
@@ -86,8 +87,8 @@ Buffers = Sequence[Any]
 class Request:
     """One command on one server (or on the first that is free), from push to response.
 
-    The dispatcher reads `id, target, key, deadline, retries, large` and writes `server, status, ended`;
-    the last fields are written when the answer has been read.
+    The dispatcher reads `id, target, key, deadline, retries, large` and writes `server, serial, status,
+    ended`; the last fields are written when the answer has been read.
     """
 
     id: int
@@ -103,6 +104,7 @@ class Request:
     retries: int = 0
     status: Status = Status.QUEUED
     server: int | None = None
+    serial: int = 0  # it is the server's so-and-so-manieth command
     future: Any = None
     output: list[tuple[int, str]] | None = None  # (1 stdout or 2 stderr, text), as it arrived
     ended: bool = False  # nothing more will become of it

@@ -1,15 +1,16 @@
 """The dispatcher: which request goes to which server, and when. A state machine without I/O.
 
-Events go in (`joined`, `pushed`, `answered`, `deferred`, `lost`, `paused`, `resumed`, `cancelled`,
-`time_passed`), and instructions come out (`Send`, `End`, `Interrupt`); the client carries them out. There is
-no clock, no thread and no MPI here, so every rule of scheduling is tested by plain calls.
+Events go in (`joined`, `pushed`, `answered`, `deferred`, `recalled`, `lost`, `paused`, `resumed`,
+`cancelled`, `time_passed`), and instructions come out (`Send`, `End`, `Interrupt`); the client carries them
+out. There is no clock, no thread and no MPI here, so every rule of scheduling is tested by plain calls.
 
 The rules:
 
 1. A request for one server waits in that server's own queue; the others wait in the shared queue. A
    server takes from its own queue first, then from the shared one, each in the order of pushing.
 2. A server that works gets more sent ahead only while all it holds, and what would follow, is known
-   to be short (`Pace`). So a long command never has another one stuck behind it on its server.
+   to be short (`Pace`). What was expected to be short can be long this time: then the client has those
+   behind it back that any server may run (`recallable`, `recalled`).
 3. A request ends once. What is heard of it later is dropped.
 """
 
@@ -92,6 +93,8 @@ class _Server:
     barrier: bool = False  # something long, unknown or large is among it: send nothing ahead
     queued: int = 0  # live requests in `own` (cancelled ones stay there until they are reached)
     paused: bool = False  # gets nothing new
+    alone: bool = False  # what it was sent cannot be had back, so nothing is sent ahead
+    serial: int = 0  # commands it was ever sent
 
 
 class Dispatcher:
@@ -110,9 +113,9 @@ class Dispatcher:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def joined(self, rank: int) -> list[Instruction]:
-        """A server is ready for commands."""
-        self._servers[rank] = _Server(rank)
+    def joined(self, rank: int, alone: bool = False) -> list[Instruction]:
+        """A server is ready for commands; `alone`: what it was sent cannot be recalled."""
+        self._servers[rank] = _Server(rank, alone=alone)
         self._lost.discard(rank)
         self._idle[rank] = None
         return self._refill(self._servers[rank])
@@ -197,6 +200,36 @@ class Dispatcher:
         if not self._servers:
             instructions += [self._end(r, Status.LOST, None) for r in self._shared if not r.ended]
             self._shared.clear()
+        while self._shared and (idle := self.idle(None)) is not None:
+            instructions += self._refill(self._servers[idle])
+        return instructions
+
+    def recallable(self, rank: int) -> list[Request]:
+        """What was sent ahead to a server, and any other might run."""
+        server = self._servers.get(rank)
+        if server is None or len(server.sent) < 2:
+            return []
+        waiting = iter(server.sent.values())
+        next(waiting)  # it runs
+        return [r for r in waiting if r.target is None and not r.ended]
+
+    def recalled(self, rank: int, id: int, serial: int) -> list[Instruction]:
+        """A server has not begun this request and never will: it is the next one of the shared queue.
+
+        It may be heard of twice, and may have been sent there again meanwhile, under another serial.
+        """
+        server = self._servers.get(rank)
+        request = server.sent.get(id) if server is not None else None
+        if server is None or request is None or request.serial != serial:
+            return []
+        del server.sent[id]
+        instructions: list[Instruction] = []
+        if not request.ended:
+            request.status, request.server = Status.QUEUED, None
+            self._shared.appendleft(request)
+            self._story.append((id, "recalled", rank))
+        if not server.sent:
+            instructions += self._settle(server)
         while self._shared and (idle := self.idle(None)) is not None:
             instructions += self._refill(self._servers[idle])
         return instructions
@@ -307,7 +340,7 @@ class Dispatcher:
     # -- inside ---------------------------------------------------------------------------------
 
     def _fits(self, server: _Server, request: Request) -> bool:
-        if server.barrier or server.paused or request.large or len(server.sent) >= WINDOW:
+        if server.barrier or server.paused or server.alone or request.large or len(server.sent) >= WINDOW:
             return False
         if request.deadline is not None:
             return False  # once sent it can be interrupted only while it runs
@@ -316,6 +349,8 @@ class Dispatcher:
 
     def _book(self, server: _Server, request: Request) -> None:
         server.sent[request.id] = request
+        server.serial += 1
+        request.serial = server.serial
         request.server = server.rank
         request.status = _SENT
         expected = self.pace.expected(request.key)

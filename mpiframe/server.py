@@ -75,6 +75,8 @@ class Server:
         self._stopping = False
         self._orphaned = False
         self._running = 0
+        self._serial = 0  # of the last command that was begun
+        self._recalled: set[int] = set()  # the serials of commands that are not to be run
         self._interrupt = 0
         self.broken = 0  # the request whose collective has failed elsewhere
         self._later: deque[Any] = deque()  # messages that came while a command waited at its gate
@@ -306,6 +308,11 @@ class Server:
 
     def _execute(self, command: tuple[Any, ...], buffers: Any) -> None:
         id, mode, body, key, pickled, payload, _ = command
+        self._serial += 1
+        if self._recalled and self._serial in self._recalled:
+            self._recalled.discard(self._serial)
+            self.post((int(Up.SKIPPED), id, self._serial))
+            return
         executor, capture = self._executor, self._capture
         capture.request = id
         future = None
@@ -449,6 +456,17 @@ class Server:
         """Fetch what was written past Python, and send it; called now and then while a command runs."""
         if self._capture.drain():
             self._on_text()
+
+    def recall(self, serial: int) -> bool:
+        """Do not run this command, if it was not begun; whether that is certain. From any thread.
+
+        If it is not, it may still be in time: then SKIPPED says so.
+        """
+        self._recalled.add(serial)
+        if self._serial < serial:
+            return True
+        self._recalled.discard(serial)
+        return False
 
     # -- interrupts --------------------------------------------------------------------------------
 

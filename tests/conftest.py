@@ -82,6 +82,7 @@ class RunningWorld:
         self.folder = folder
         self._mark = f"{MARK}={folder}".encode()
         self._rooms = _rooms()
+        self._suspects: set[str] = set()
         self._start = time.monotonic()
         (folder / "tmp").mkdir(exist_ok=True)
         # Files, not pipes: a process that is left behind must not keep us reading.
@@ -104,6 +105,8 @@ class RunningWorld:
             self.kill()
             raise WorldTimeout(f"not ended after {seconds} s:\n{self.said()}") from None
         took = time.monotonic() - self._start
+        # Those made from here on are other worlds', of tests that run beside this one.
+        self._suspects = _rooms() - self._rooms
         try:
             _await(lambda: not self.left(), _LEAVE_SECONDS)
             assert self.left() == [], f"left behind by:\n{self.said()}"
@@ -134,7 +137,7 @@ class RunningWorld:
     def left(self) -> list[str]:
         """Command lines of processes that are still there, and folders."""
         found = [path.name for path in (self.folder / "tmp").glob("mpiframe-*")]
-        found += sorted(_rooms() - self._rooms)
+        found += sorted(_rooms() & self._suspects)
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "))

@@ -466,6 +466,51 @@ def test_the_story_is_bounded() -> None:
     assert desk.dispatcher.story(5000) == ["sent (server 1)", "answered (server 1)"]
 
 
+# -- having back what was sent ahead --------------------------------------------------------------
+
+
+def test_what_was_sent_ahead_behind_a_long_command_can_be_had_back() -> None:
+    desk = Desk(1)
+    desk.push(1)
+    assert desk.push(None, FAST) == []
+    assert desk.push(None, FAST) == []
+    assert desk.answer(1, 1) == [("send", 1, 2, 3)]
+    (ahead,) = desk.dispatcher.recallable(1)
+    assert ahead.id == 3
+    assert desk.join(2) == []
+    assert desk.told(desk.dispatcher.recalled(1, 3, ahead.serial)) == [("send", 2, 3)]
+    assert desk.dispatcher.recallable(1) == []
+
+
+def test_what_is_for_one_server_alone_is_not_had_back() -> None:
+    desk = Desk(1)
+    desk.push(1, FAST)
+    assert desk.push(1, FAST) == [("send", 1, 2)]
+    assert desk.dispatcher.recallable(1) == []
+
+
+def test_a_recall_that_is_heard_of_late_takes_nothing_away() -> None:
+    desk = Desk(1)
+    desk.push(1)
+    desk.push(None, FAST)
+    desk.push(None, FAST)
+    desk.answer(1, 1)
+    (ahead,) = desk.dispatcher.recallable(1)
+    serial = ahead.serial
+    assert desk.told(desk.dispatcher.recalled(1, ahead.id, serial)) == []
+    assert desk.answer(1, 2) == [("send", 1, 3)]  # the same server has it again
+    assert desk.told(desk.dispatcher.recalled(1, ahead.id, serial)) == []
+    assert desk.status(3) is Status.RUNNING
+
+
+def test_nothing_is_sent_ahead_that_could_not_be_had_back() -> None:
+    desk = Desk()
+    desk.told(desk.dispatcher.joined(1, alone=True))
+    desk.push(1, FAST)
+    assert desk.push(1, FAST) == []
+    assert desk.push(None, FAST) == []
+
+
 # -- pausing, and the choice among idle servers ---------------------------------------------------
 
 
@@ -653,6 +698,24 @@ class Histories(RuleBasedStateMachine):
         rank = data.draw(st.sampled_from([r for r in RANKS if r not in self.holds]))
         self.holds[rank], self.waits[rank] = [], []
         self.carry_out(self.dispatcher.joined(rank))
+
+    @precondition(lambda self: any(self.holds.values()))
+    @rule(data=st.data())
+    def recall(self, data: st.DataObject) -> None:
+        rank = data.draw(st.sampled_from([r for r in self.live() if self.holds[r]]))
+        waiting = self.dispatcher.recallable(rank)
+        assert [r.id for r in waiting] == [
+            id
+            for id in self.holds[rank][1:]
+            if self.requests[id].target is None and not self.requests[id].ended
+        ]
+        for request in waiting:
+            serial = request.serial
+            self.holds[rank].remove(request.id)
+            self.sends[request.id] -= 1  # it was not begun there
+            self.carry_out(self.dispatcher.recalled(rank, request.id, serial))
+            again = self.dispatcher.recalled(rank, request.id, serial)
+            assert again == [], "it is recalled once, though heard of twice"
 
     @precondition(lambda self: self.holds)
     @rule(data=st.data())

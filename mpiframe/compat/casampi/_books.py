@@ -111,7 +111,7 @@ class Record:
         else:
             response["successful"], response["traceback"], response["ret"] = True, None, value
         self.response = response
-        request.value = self.parameters = None  # the response holds them
+        request.value = None  # the response holds it
         return response
 
 

@@ -176,11 +176,9 @@ class MPICommandClient:
         """Cores, the machine's or (`use_aipsrc`) what was set; a list for several servers."""
         return self._casalog("getNumCPUs", bool(use_aipsrc), target_server)
 
+    @_refusals_are_none
     def _casalog(self, what: str, value: Any, target: int | list[int] | None) -> Any:
-        responses = self.push_command_request(f"casalog.{what}({value!r})", True, target)
-        if responses is None:
+        values = self._session.casalog(what, value, target)
+        if not what.startswith("get"):
             return None
-        if what.startswith("get"):
-            values = [response["ret"] for response in responses]
-            return values if len(values) > 1 else values[0]
-        return None
+        return values if len(values) > 1 else values[0]

@@ -154,6 +154,11 @@ def set_command_level(level: str) -> None:
     MPIEnvironment.command_handling_log_level = level
 
 
+def casalog(what: str, value: Any) -> Any:
+    """Call a method of the log that commands have at hand, whatever they have made of its name."""
+    return getattr(_sink, what)(value)
+
+
 def set_omp_num_threads(threads: int) -> None:
     """How many threads OpenMP may use in this process."""
     (_sink or LogSink()).ompSetNumThreads(threads)

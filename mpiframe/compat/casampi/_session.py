@@ -13,6 +13,7 @@ from typing import Any
 
 from mpiframe import Client
 from mpiframe.client import current_client, flatten
+from mpiframe.commands import UNCOMPILABLE
 from mpiframe.compat.casampi import _on_server, _roles
 from mpiframe.compat.casampi._books import QUEUED, Books, Record, Response
 from mpiframe.compat.casampi._logs import Logs
@@ -127,6 +128,7 @@ class Session:
                 encoded = client._encoder.call(_on_server.put, (given or {},), {})
             elif given:
                 encoded = client._encoder.call(_on_server.run, (mode == "eval", command, given), {})
+                encoded.pace_key = hash(command)  # not that of `run`, which all these have in common
             else:
                 encoded = client._encoder.encode(command, None)
             with self._lock:
@@ -159,12 +161,12 @@ class Session:
         mode = "eval"
         try:
             compile(command, "<command>", "eval", dont_inherit=True)
-        except (SyntaxError, ValueError):
+        except UNCOMPILABLE:
             try:
                 compile(command, "<command>", "exec", dont_inherit=True)
-            except (SyntaxError, ValueError) as error:
+            except UNCOMPILABLE as error:
                 raise RefusedError(
-                    f"the command is neither a statement nor an expression: {error}\n{command}"
+                    f"the command is neither a statement nor an expression: {error!r}\n{command[:1000]}"
                 ) from None
             mode = "exec"
         if len(self._modes) >= _COMPILED:
@@ -252,6 +254,15 @@ class Session:
         if self._monitor is None:
             raise RefusedError("the services are not started; call start_services() first")
         return self._monitor
+
+    def casalog(self, what: str, value: Any, target: Any) -> list[Any]:
+        """Call a method of the servers' `casalog`; the values, in target order. Raises RefusedError."""
+        client, ranks = self.started(), self._targets(target)
+        futures = client._service(ranks, f"casalog.{what}", _on_server.casalog, what, value)
+        try:
+            return [future.result() for future in futures]
+        except MpiframeError as error:
+            raise RefusedError(str(error)) from error
 
     def server_rows(self) -> dict[int, dict[str, Any]]:
         """The status of every server, by rank."""
