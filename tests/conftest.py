@@ -137,10 +137,21 @@ class RunningWorld:
     def left(self) -> list[str]:
         """Command lines of processes that are still there, and folders."""
         found = [path.name for path in (self.folder / "tmp").glob("mpiframe-*")]
-        found += sorted(_rooms() & self._suspects)
+        found += sorted((_rooms() & self._suspects) - self._of_others())
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "))
+        return found
+
+    def _of_others(self) -> set[str]:
+        """The folders of worlds that run beside this one."""
+        found = set()
+        for directory in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                variables = (directory / "environ").read_bytes().split(b"\0")
+                if self._mark not in variables:
+                    named = [v for v in variables if v.startswith(b"MPIFRAME_RUN_DIR=")]
+                    found.update(os.path.basename(v.decode()) for v in named)
         return found
 
     def kill(self) -> None:
