@@ -52,6 +52,10 @@ class Record:
         """The request has ended."""
         assert request is self.request
         self.ended(self)
+        self.tell()
+
+    def tell(self) -> None:
+        """Call who asked to be told of the end, or of a time-out; once."""
         while self.listeners:
             self.listeners.pop()()
 

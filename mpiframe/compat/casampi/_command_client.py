@@ -28,7 +28,7 @@ _LOG_LEVELS = (
 )
 
 
-def _refusals_are_none(method: Callable[_P, _R]) -> Callable[_P, _R | None]:
+def refusals_are_none(method: Callable[_P, _R]) -> Callable[_P, _R | None]:
     """Scripts here know bad use by None; the reason goes to the log, as an error."""
 
     @functools.wraps(method)
@@ -69,7 +69,7 @@ class MPICommandClient:
 
     # -- requests ----------------------------------------------------------------------------------
 
-    @_refusals_are_none
+    @refusals_are_none
     def push_command_request(
         self,
         command: str,
@@ -112,7 +112,7 @@ class MPICommandClient:
     def wait_for_command_request_sent(self, command_request_id_list: Any) -> None:
         """Wait until a server has these requests."""
         records = [r for r in self._session.find(command_request_id_list) if isinstance(r, Record)]
-        self._session.wait(records, lambda record: record.status != QUEUED)
+        self._session.wait(records, lambda record: record.request.told or record.status != QUEUED)
 
     def get_command_request_list(self) -> dict[int, dict[str, Any]]:
         """All requests by id: command, parameters, mode, id, server, status."""
@@ -124,7 +124,7 @@ class MPICommandClient:
 
     # -- servers -----------------------------------------------------------------------------------
 
-    @_refusals_are_none
+    @refusals_are_none
     def get_server_status(self, server: int | None = None) -> dict[Any, Any] | None:
         """One row by rank, or that of one server (None for an unknown rank).
 
@@ -138,14 +138,14 @@ class MPICommandClient:
             raise RefusedError(f"there is no server {server!r}, choose from {list(rows)}")
         return rows[server]
 
-    @_refusals_are_none
+    @refusals_are_none
     def set_log_mode(self, logmode: str) -> None:
         """Where logs go: "unified" (one file), "separated" (one a server) or "redirect" (the terminal)."""
         if logmode not in _logs.MODES:
             raise RefusedError(f"{logmode!r} is no log mode, choose from {', '.join(_logs.MODES)}")
         self._session.set_log_mode(logmode)
 
-    @_refusals_are_none
+    @refusals_are_none
     def set_log_level(self, log_level: str) -> None:
         """At which level the handling of commands is logged; a line for each command from INFO on."""
         if log_level not in _LOG_LEVELS:
@@ -176,7 +176,7 @@ class MPICommandClient:
         """Cores, the machine's or (`use_aipsrc`) what was set; a list for several servers."""
         return self._casalog("getNumCPUs", bool(use_aipsrc), target_server)
 
-    @_refusals_are_none
+    @refusals_are_none
     def _casalog(self, what: str, value: Any, target: int | list[int] | None) -> Any:
         values = self._session.casalog(what, value, target)
         if not what.startswith("get"):

@@ -43,6 +43,7 @@ class Session:
         self.books = Books()
         self.logs = Logs()
         self._lock = threading.RLock()  # ids are given out, and requests sent, in one order
+        self._over = False
         self._modes: dict[str, str] = {}
         self._client: Client | None = None
         self._monitor: Monitor | None = None
@@ -54,6 +55,9 @@ class Session:
         with self._lock:
             if self.state == STARTED:
                 return
+            if self._over and self.state == NOT_STARTED:
+                log.error("MPI was finalized; the servers are gone")
+                return
             if self.state == STOPPED:
                 log.error("the services were stopped, and one run has one session: they cannot start again")
                 return
@@ -64,7 +68,6 @@ class Session:
             self.state = STARTED
             # A script that ends without stopping leaves its queue, as it does there.
             atexit.register(self.stop, True)
-            before_the_end(self.stop)
             servers = MPIEnvironment.mpi_server_rank_list()
             prepare = (_on_server.prepare, self.logs.mode, self.logs.path)
             for future in client._service(servers, "prepare the server", *prepare):
@@ -95,6 +98,11 @@ class Session:
                 client._loop.give_up(rank)
         client.close()
         self.logs.switch(self.logs.mode)  # closes the files; a late record opens them again
+
+    def retire(self) -> None:
+        """MPI is about to end: stop, and never start again."""
+        self.stop()
+        self._over = True
 
     def started(self) -> Client:
         """The client. Raises RefusedError before the start and after the end."""
@@ -240,7 +248,7 @@ class Session:
             event.set()
         for record in left:
             record.listeners.append(one_ended)
-            if record.request.told:  # it may have ended meanwhile, and told its listeners or not
+            if _has_ended(record):  # it may have ended meanwhile, and told its listeners or not
                 with contextlib.suppress(ValueError):
                     record.listeners.remove(one_ended)
                     one_ended()
@@ -298,6 +306,8 @@ class Session:
         for record in self.books.records():
             if not record.request.told and record.server == rank:
                 record.hung = hung
+                if hung:
+                    record.tell()
         client = self._client
         if client is not None:
             client._loop.kick()
@@ -326,6 +336,8 @@ def _complain(future: Any) -> None:
 
 SESSION = Session()
 """There is one, whatever number of clients a script makes."""
+
+before_the_end(SESSION.retire)
 
 
 def end_of_script() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from mpiframe.compat.casampi._command_client import MPICommandClient
+from mpiframe.compat.casampi._command_client import MPICommandClient, refusals_are_none
 
 log = logging.getLogger("mpiframe.casampi")
 
@@ -22,6 +22,7 @@ class MPIMonitorClient:
         """Start the services of the client, the watch among them."""
         self._client.start_services()
 
+    @refusals_are_none
     def stop_services(self) -> None:
         """End the watch: nobody is pinged and nobody counts as hung any more."""
         self._client._session.monitor.stop()
@@ -52,13 +53,15 @@ class MPIMonitorClient:
         """The servers that are hung or lost."""
         return [rank for rank, row in self._rows().items() if row["timeout"]]
 
+    @refusals_are_none
     def start_debugging_mode(self) -> None:
         """Suspend the time-outs: a server may stand in a debugger for as long as it takes."""
         self._client._session.monitor.debug(True)
 
+    @refusals_are_none
     def stop_debugging_mode(self) -> None:
         """Take the time-outs up again, from now on."""
         self._client._session.monitor.debug(False)
 
     def _rows(self) -> dict[int, dict[str, Any]]:
-        return self._client._session.server_rows()
+        return self._client.get_server_status() or {}
