@@ -29,6 +29,8 @@ BUDGET = 2e-3
 """Seconds of expected work that a server may hold."""
 WINDOW = 256
 """Commands that a server may hold at most."""
+SINGLY = 16
+"""Commands that a server may hold and still be sent one by one; more go together, when it has answered."""
 _SENT = Status.SENT  # looking a member up in its class takes as long as the rest of the line
 
 
@@ -143,7 +145,7 @@ class Dispatcher:
         if not server.sent and not server.paused:
             self._idle.pop(server.rank, None)
             return [self._send_one(server, request)]
-        if not server.queued and self._fits(server, request):
+        if not server.queued and len(server.sent) < SINGLY and self._fits(server, request):
             return [self._send_one(server, request)]
         server.own.append(request)
         server.queued += 1

@@ -95,7 +95,7 @@ class Transport:
         self._cores = cores
         self._large = large
         self._status = MPI.Status()
-        self.unsent: list[tuple[Any, Any]] = []  # (MPI request, its bytes) of small messages
+        self.unsent: list[tuple[Any, Any, int]] = []  # (MPI request, its bytes, receiver) of small messages
         self._announced: dict[int, deque[_Outgoing]] = {}  # by receiver, in order
         self._leaving: list[_Outgoing] = []
         self._arriving: dict[int, deque[_Incoming | Message]] = {}
@@ -182,7 +182,11 @@ class Transport:
         else:
             request = self._isend([frame, MPI.BYTE], rank, _SMALL)
             if not request.Test():
-                self.unsent.append((request, frame))
+                self.unsent.append((request, frame, rank))
+        self._wake(rank)
+
+    def _wake(self, rank: int) -> None:
+        """Ring, if this peer sleeps or cannot show whether it does."""
         page = self._page
         if page is None or not self.peers[rank].local:
             self._ring(rank)
@@ -199,7 +203,7 @@ class Transport:
             inside = None
         header = pack((inside, [v.nbytes for v in views]))
         self._announced.setdefault(rank, deque()).append(_Outgoing(views))
-        self.unsent.append((self._isend([header, MPI.BYTE], rank, _LARGE), header))
+        self.unsent.append((self._isend([header, MPI.BYTE], rank, _LARGE), header, rank))
 
     def _ring(self, rank: int, state: int = ASLEEP) -> None:
         peer = self.peers[rank]
@@ -274,7 +278,7 @@ class Transport:
                 requests.append(self.comm.Irecv([piece, MPI.BYTE], rank, _BULK))
         incoming = _Incoming(frame, buffers, requests, frame_is_buffer=frame is None)
         self._arriving.setdefault(rank, deque()).append(incoming)
-        self.unsent.append((self._isend([b"", MPI.BYTE], rank, _GO), b""))
+        self.unsent.append((self._isend([b"", MPI.BYTE], rank, _GO), b"", rank))
         self._ring(rank)
 
     def _depart(self, rank: int) -> None:
@@ -294,12 +298,23 @@ class Transport:
 
     def _progress(self) -> None:
         if self.unsent:
-            self.unsent = [pair for pair in self.unsent if not pair[0].Test()]
+            self._send_on()
         if self._leaving:
             self._leaving = [o for o in self._leaving if not MPI.Request.Testall(o.requests)]
         if self._arriving:
             for rank in list(self._arriving):
                 self._deliver(rank, self._arriving[rank])
+
+    def _send_on(self) -> None:
+        """Messages for which MPI had no room: the receiver may have gone to sleep before they got through."""
+        left = [entry for entry in self.unsent if not entry[0].Test()]
+        if len(left) < len(self.unsent):
+            waiting = {id(entry) for entry in left}
+            ranks = {entry[2] for entry in self.unsent if id(entry) not in waiting}
+            self.unsent = left
+            self._step = _STEP
+            for rank in ranks & self.peers.keys():
+                self._wake(rank)
 
     def _deliver(self, rank: int, queue: deque[Any]) -> None:
         while queue and MPI.Request.Testall(queue[0].requests):

@@ -137,10 +137,15 @@ class _World:
         # MPICH's mpiexec ends with 0 when it got the signal itself, though the job was cut short.
         if first and (status != 0 or not asked_client):
             return 128 + first
-        if status == 0 and self._client_file.exists() and not self._status_file.exists():
-            # A rank that ended out of turn took the client along, and MPICH's mpiexec calls that a success.
-            print("mpiframe run: the client was ended before its script was; see above", file=sys.stderr)
-            return 1
+        if self._client_file.exists() and not self._status_file.exists():
+            # A rank that ended out of turn took the client along. MPICH's mpiexec may say nothing of that,
+            # or even call it a success.
+            print(
+                "mpiframe run: the client was ended before its script was, because another rank had ended "
+                f"or by a signal (mpiexec's exit status: {status}); see above",
+                file=sys.stderr,
+            )
+            status = status or 1
         return status if status >= 0 else 128 - status
 
     def clear(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -139,4 +140,7 @@ class MPIEnvironment:
     @staticmethod
     def abort_mpi_environment() -> None:
         """End every process of the run now, with exit status 1."""
+        sys.stdout.flush()
+        sys.stderr.flush()
         MPI.COMM_WORLD.Abort(1)
+        os._exit(1)  # MPICH's returns, and leaves the killing to its launcher
