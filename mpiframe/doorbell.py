@@ -30,7 +30,7 @@ _PROOF = 32
 _HELLO = struct.Struct(f"!{len(_MAGIC)}sIB{_NONCE}s")  # magic, rank, kind, nonce
 _CHALLENGE = struct.Struct(f"!{_NONCE}s{_PROOF}s")  # the client's nonce and proof
 _PATIENCE = 5.0  # seconds that one connection may take to prove itself
-_HALF_OPEN = 256  # connections that may be proving themselves at once
+_HALF_OPEN = 256  # connections that may be proving themselves at once, beside the two of each server
 
 RECORD = struct.Struct("!cqdQ")
 """What travels on the control connection: kind, id, CPU seconds, resident bytes (unused ones are 0)."""
@@ -121,8 +121,9 @@ class _Guest:
 class Acceptor:
     """The client's listener; lives until every expected server has come, or has said it will not."""
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, expected: int = 0) -> None:
         self._secret = secret
+        self._expected = expected
         self._selector = selectors.DefaultSelector()
         self._listeners: list[socket.socket] = []
         self._guests: dict[socket.socket, _Guest] = {}
@@ -144,7 +145,7 @@ class Acceptor:
         return ("tcp", host, str(sock.getsockname()[1]))
 
     def _listen(self, sock: socket.socket) -> None:
-        sock.listen(512)
+        sock.listen(4096)  # a Unix socket turns those away at once for which there is no room
         sock.setblocking(False)
         self._listeners.append(sock)
         self._selector.register(sock, selectors.EVENT_READ)
@@ -180,7 +181,7 @@ class Acceptor:
             sock, _ = listener.accept()
         except OSError:
             return  # it went away before we looked
-        if len(self._guests) >= _HALF_OPEN:
+        if len(self._guests) >= _HALF_OPEN + 2 * self._expected:
             self._dismiss(min(self._guests.values(), key=lambda g: g.since))
         sock.setblocking(False)
         self._guests[sock] = _Guest(sock, time.monotonic())

@@ -20,6 +20,7 @@ from mpiframe.errors import CommandTimeout
 
 _CHUNK_SECONDS = 4e-3
 """What a chunk should take: a hundred times what it costs to send one, and short enough to balance."""
+_CLIENT_SECONDS = 50e-6  # what a chunk costs the client, generously: many servers need longer ones
 _GROWTH = 16  # at most so many times as large as the last chunk that was measured
 _AHEAD = 3  # chunks under way for each server: one runs, one is there, one is in the hands of the client
 _SHARES = 4  # chunks for each server that are to be left at the end
@@ -183,7 +184,8 @@ class MapRun:
         count = self._under_way.get(future)
         if count and request.started_at is not None:
             seconds = max(request.finished_at - request.started_at, 1e-7) / count
-            self._next_size = max(1, min(math.ceil(_CHUNK_SECONDS / seconds), _GROWTH * count))
+            wanted = max(_CHUNK_SECONDS, _CLIENT_SECONDS * self._servers)
+            self._next_size = max(1, min(math.ceil(wanted / seconds), _GROWTH * count))
         if self._limit is None:
             try:
                 self._fill()

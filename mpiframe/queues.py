@@ -133,9 +133,14 @@ class Dispatcher:
         if request.target is None:
             if not self._servers:
                 return [self._end(request, Status.LOST, None)]
-            rank = self.idle(None)
-            if rank is not None:
-                del self._idle[rank]
+            if self._idle:
+                if self.highest_first:
+                    rank = max(self._idle)
+                    del self._idle[rank]
+                else:
+                    rank = self._idle.popitem()[
+                        0
+                    ]  # to look for the last one, and then delete it, is not flat
                 return [self._send_one(self._servers[rank], request)]
             self._shared.append(request)
             return []

@@ -30,7 +30,8 @@ def run(argv: list[str], before_end: Callable[[], None] = lambda: None) -> int:
     try:
         opened = world.open_world()
     except MpiframeError as error:
-        print(f"mpiframe: {error}", file=sys.stderr)
+        print(f"mpiframe: {error}", file=sys.stderr, flush=True)
+        world.give_up(2)  # the others would wait for us
         return 2
     if opened.rank != world.CLIENT:
         process.serve_and_leave(opened)

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import mmap
 import os
+import resource
 import socket
 import sys
 import time
@@ -140,10 +141,20 @@ def open_world(config: Config | None = None) -> World:
         tuple(machine.addresses()),
         _PYTHON,
     )
-    _opened = (
-        _open_client(comm, me, config, deadline) if me.rank == CLIENT else _open_server(comm, me, deadline)
-    )
+    try:
+        if me.rank == CLIENT:
+            _opened = _open_client(comm, me, config, deadline)
+        else:
+            _opened = _open_server(comm, me, deadline)
+    except OSError as error:  # too many open files, a full /dev/shm
+        raise WorldError(f"the world cannot be opened on {me.host} (rank {me.rank}): {error}") from error
     return _opened
+
+
+def give_up(code: int) -> None:
+    """End every process of the run, because its world cannot be opened; nothing where there is one rank."""
+    if MPI.COMM_WORLD.Get_size() > 1:
+        MPI.COMM_WORLD.Abort(code)
 
 
 def _check_size(size: int) -> None:
@@ -164,7 +175,7 @@ def _check_size(size: int) -> None:
     )
 
 
-def _until(test: Callable[[], Any], deadline: float, problem: str) -> Any:
+def _until(test: Callable[[], Any], deadline: float, problem: str | Callable[[], str]) -> Any:
     """Call `test` until it gives something true; the doorbell does not exist yet, so back off."""
     step = 20e-6
     while True:
@@ -172,9 +183,8 @@ def _until(test: Callable[[], Any], deadline: float, problem: str) -> Any:
         if result:
             return result
         if time.monotonic() > deadline:
-            raise WorldError(
-                f"{problem} within the start time-out (MPIFRAME_START_TIMEOUT, seconds). {_HOW_TO}"
-            )
+            what = problem if isinstance(problem, str) else problem()
+            raise WorldError(f"{what} within the start time-out (MPIFRAME_START_TIMEOUT, seconds). {_HOW_TO}")
         time.sleep(step)
         step = min(step * 1.5, 2e-3)
 
@@ -211,12 +221,17 @@ def _open_client(comm: MPI.Intracomm, me: Member, config: Config, deadline: floa
     courier = _Courier(comm)
     members = {me.rank: me}
     while len(members) < comm.Get_size():
-        missing = sorted(set(range(comm.Get_size())) - set(members))
-        problem = f"the servers {missing[:8]} did not introduce themselves"
+
+        def problem() -> str:
+            missing = sorted(set(range(comm.Get_size())) - set(members))
+            return f"the servers {missing[:8]} did not introduce themselves"
+
         rank, hello = _until(lambda: courier.receive(MPI.ANY_SOURCE, _HELLO), deadline, problem)
         members[rank] = Member(*hello)
+    members = dict(sorted(members.items()))
     _check_pythons(me, members)
-    cores = _cores_of(me, members)
+    _raise_descriptor_limit()
+    cores = _cores_of(me, [m for m in members.values() if m.host_key == me.host_key])
     transport = Transport(comm, config.large, config.spin, cores, beds=2, reuse=config.reuse)
     with doorbell.private_folder() as folder:
         page = _make_page(folder, comm.Get_size())
@@ -236,9 +251,16 @@ def _check_pythons(me: Member, members: dict[int, Member]) -> None:
             )
 
 
-def _cores_of(member: Member, members: dict[int, Member]) -> int:
-    """Cores that the ranks on this member's host have together, each bound to its own or not."""
-    here = [m for m in members.values() if m.host_key == member.host_key]
+def _raise_descriptor_limit() -> None:
+    """The client has up to five descriptors for each server; many systems give a process 1,024 at first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _cores_of(member: Member, here: list[Member]) -> int:
+    """Cores that the ranks on this member's host (`here`) have together, each bound to its own or not."""
     together = len({core for m in here for core in m.cores})
     return min(together, member.quota) if member.quota else together
 
@@ -253,13 +275,18 @@ def _make_page(folder: str, size: int) -> mmap.mmap:
 def _ring_in(world: World, courier: _Courier, folder: str, local: set[int], deadline: float) -> None:
     """Tell every server where to connect, and take its connections."""
     me, secret = world.members[world.rank], os.urandom(32)
-    acceptor = doorbell.Acceptor(secret)
+    servers = world.servers
+    acceptor = doorbell.Acceptor(secret, len(servers))
+    hosts: dict[str, list[Member]] = {}
+    for member in world.members.values():
+        hosts.setdefault(member.host_key, []).append(member)
+    far = [a for key, there in hosts.items() if key != me.host_key for m in there for a in m.addresses]
+    cores = {key: _cores_of(there[0], there) for key, there in hosts.items()}
     try:
         listening: dict[str, doorbell.Address] = {}
-        for rank in world.servers:
+        for rank in servers:
             member = world.members[rank]
-            address = _address_for(world, acceptor, listening, folder, rank in local)
-            here = [m for m in world.members.values() if m.host_key == member.host_key]
+            address = _address_for(world.config.doorbell, acceptor, listening, folder, rank in local, far)
             page = os.path.join(folder, "awake") if address and address[0] == "unix" else ""
             courier.send(
                 rank,
@@ -270,21 +297,21 @@ def _ring_in(world: World, courier: _Courier, folder: str, local: set[int], dead
                     secret,
                     address,
                     page,
-                    len(here),
-                    _cores_of(member, world.members),
+                    len(hosts[member.host_key]),
+                    cores[member.host_key],
                 ),
             )
         ready: dict[int, tuple[Any, ...]] = {}
-        while len(ready) < len(world.servers):
+        while len(ready) < len(servers):
             got = courier.receive(MPI.ANY_SOURCE, _READY)
             if got is not None:
                 ready[got[0]] = got[1]
                 continue
             if time.monotonic() > deadline:
-                late = sorted(set(world.servers) - set(ready))
+                late = sorted(set(servers) - set(ready))
                 raise WorldError(f"the servers {late[:8]} did not get ready within the start time-out")
             acceptor.step(1e-3)
-        for rank in world.servers:
+        for rank in servers:
             _add_peer(world, acceptor, rank, ready[rank], deadline)
         courier.flush(deadline)
     finally:
@@ -292,13 +319,14 @@ def _ring_in(world: World, courier: _Courier, folder: str, local: set[int], dead
 
 
 def _address_for(
-    world: World,
+    choice: str,
     acceptor: doorbell.Acceptor,
     listening: dict[str, doorbell.Address],
     folder: str,
     local: bool,
+    far: list[str],
 ) -> doorbell.Address | None:
-    choice = world.config.doorbell
+    """Where a server is to connect; `far` are the addresses of the servers on other hosts."""
     if choice == "off":
         return None
     if local and choice != "tcp":
@@ -306,12 +334,6 @@ def _address_for(
             listening["unix"] = acceptor.listen_unix(os.path.join(folder, "bell"))
         return listening["unix"]
     # Listen on the one interface that leads to the servers, not on all of them.
-    far = [
-        a
-        for m in world.members.values()
-        if m.host_key != world.members[world.rank].host_key
-        for a in m.addresses
-    ]
     for peer in far or ["127.0.0.1"]:
         host = machine.address_towards(peer)
         if host is None or (far and host.startswith("127.")):

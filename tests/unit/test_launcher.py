@@ -481,7 +481,8 @@ def test_a_second_interrupt_does_not_wait_for_the_grace_time(tmp_path: Path) -> 
         run.process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             run.process.wait(timeout=0.05)
-    assert run.end() == 130
+    # The last one may come when the launcher has done its work and takes signals as Python does.
+    assert run.end() in (130, -signal.SIGINT)
 
 
 def test_a_run_may_be_limited_in_time(tmp_path: Path) -> None:
