@@ -256,6 +256,7 @@ class Client(concurrent.futures.Executor):
         are broken, then they are interrupted, and what even that does not end (a wait in a C library that
         uses the communicator itself) loses its server. CommandTimeout after `timeout` seconds, likewise.
         """
+        _check_timeout(timeout)
         values: list[Any] = self._collectives().spmd(self, fn, args, target, timeout, kwargs)
         return values
 

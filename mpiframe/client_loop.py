@@ -23,14 +23,21 @@ from mpiframe.world import World
 _STUCK = 10e-3
 """Seconds that a server may be on one command until what was sent ahead behind it is had back."""
 _RUN, _ANSWERS = int(Down.RUN), int(Up.ANSWERS)
-_DONE, _VALUE = Status.DONE, int(Outcome.VALUE)  # on the path of every answer, where a look-up counts
+_DONE, _VALUE, _PICKLED = (
+    Status.DONE,
+    int(Outcome.VALUE),
+    int(Outcome.PICKLED),
+)  # on the path of every answer, where a look-up counts
 
 
 class Gate(Protocol):
-    """Who is told that the command of a collective waits for the others."""
+    """Who is told that the command of a collective waits for the others, or has failed."""
 
     def arrived(self, id: int, rank: int) -> None:
         """With the loop's lock."""
+
+    def spoil(self) -> None:
+        """A member has failed, and the next collective must not find what is left of this one; likewise."""
 
 
 class ClientLoop(Driver):
@@ -49,6 +56,7 @@ class ClientLoop(Driver):
         self.usage: dict[int, tuple[float, int]] = {}  # rank -> CPU seconds, resident bytes
         self._ahead: dict[int, tuple[int | None, float]] = {}  # servers with commands sent ahead: (which
         # command it was on, monotonic seconds at which it should be on another)
+        self.communicators: dict[tuple[int, ...], int] = {}  # by members: how often theirs was spoilt
         self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
         self.stopped: set[int] = set()  # servers that ended their session in order
         self.lost_unexpectedly = False
@@ -224,6 +232,8 @@ class ClientLoop(Driver):
                         else:
                             self._deliveries.append((request, answer, ()))
                 else:
+                    if outcome > _PICKLED and id in self.gates:
+                        self.gates[id].spoil()
                     self._deliveries.append(
                         (request, answer, buffers[start : start + count] if count else ())
                     )

@@ -21,9 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from mpiframe import doorbell, group
-from mpiframe.codec import pack
-from mpiframe.errors import CommandArgumentError, CommandCancelled, CommandTimeout, WorldError
-from mpiframe.messages import Down, Request
+from mpiframe.codec import blame, pack
+from mpiframe.commands import Encoded
+from mpiframe.errors import (
+    CommandArgumentError,
+    CommandCancelled,
+    CommandSyntaxError,
+    CommandTimeout,
+    SerializationError,
+    WorldError,
+)
+from mpiframe.messages import Down, Mode, Request
 from mpiframe.targets import Target, each, resolve
 from mpiframe.world import CLIENT
 
@@ -51,6 +59,7 @@ class Together:
         self._open = False
         self.cause: Request | None = None
         self._why: str | None = None  # it is broken, and why
+        self._ended: set[int] = set()  # the ids of members of whose end we were told
 
     def run(self, timeout: float | None) -> list[Any]:
         """Their values, in the order of the members. Raises the error of the first one that failed."""
@@ -79,7 +88,7 @@ class Together:
         return [request.value for request in self.requests]
 
     def _all_told(self) -> bool:
-        return self._why is not None or all(request.told for request in self.requests)
+        return self._why is not None or len(self._ended) == len(self.requests)
 
     def arrived(self, id: int, rank: int) -> None:
         """A member has come to its gate; with the loop's lock."""
@@ -94,7 +103,13 @@ class Together:
 
     def _let_in(self, rank: int, id: int) -> None:
         if rank in self._loop._transport.peers:
-            self._loop._transport.send(rank, pack((int(Down.GATE), id, self._why)))
+            number = self._loop.communicators.get(tuple(self._ranks), 0)
+            self._loop._transport.send(rank, pack((int(Down.GATE), id, self._why, number)))
+
+    def spoil(self) -> None:
+        """What is left of this one must not reach the next; with the loop's lock."""
+        key = tuple(self._ranks)
+        self._loop.communicators[key] = self._loop.communicators.get(key, 0) + 1
 
     def settle(self, request: Request) -> None:
         """A member has ended."""
@@ -102,12 +117,14 @@ class Together:
         if request.error is not None and self.cause is None and self._why is None:
             self.cause = request
             self._break(f"server {request.server} has failed in it (request {request.id})")
+        self._ended.add(request.id)
 
     def _break(self, why: str) -> None:
         with self._loop.lock:
             if self._why is not None:
                 return
             self._why = why
+            self.spoil()
             for request in self.requests:
                 if request.told or request.server is None:
                     continue
@@ -123,23 +140,18 @@ class Together:
         """See to it that every member ends: by itself, interrupted, or given up."""
         loop, config = self._loop, self._client._world.config
 
-        def all_told() -> bool:
-            return all(request.told for request in self.requests)
-
-        if not loop.wait(all_told, config.grace):
-            for request in self.requests:
-                running = request.server is not None and loop.dispatcher.running(request.server)
-                if not request.told and running == request.id:
-                    loop.control(request.server or 0, doorbell.INTERRUPT, request.id)
-            # What is queued behind other commands comes to its gate in its own time, and finds it broken.
-            stuck = [r for r in self.requests if self._open or r.id in self._arrived]
-            if not loop.wait(lambda: all(r.told for r in stuck), config.stop_timeout):
-                for request in stuck:
-                    if not request.told and request.server is not None:
-                        loop.give_up(request.server)
-        ranks = tuple(self._ranks)
-        alive = [rank for rank in ranks if loop.dispatcher.is_live(rank)]
-        self._client._service(alive, "forget a communicator", group.forget, ranks)
+        if loop.wait(lambda: len(self._ended) == len(self.requests), config.grace):
+            return
+        for request in self.requests:
+            running = request.server is not None and loop.dispatcher.running(request.server)
+            if not request.told and running == request.id:
+                loop.control(request.server or 0, doorbell.INTERRUPT, request.id)
+        # What is queued behind other commands comes to its gate in its own time, and finds it broken.
+        stuck = [r for r in self.requests if self._open or r.id in self._arrived]
+        if not loop.wait(lambda: all(r.id in self._ended for r in stuck), config.stop_timeout):
+            for request in stuck:
+                if not request.told and request.server is not None:
+                    loop.give_up(request.server)
 
 
 def together(
@@ -185,6 +197,8 @@ def spmd(
     kwargs: dict[str, Any],
 ) -> list[Any]:
     """See `Client.spmd`."""
+    if not callable(function):
+        raise CommandArgumentError(f"spmd calls a function of a communicator; {function!r} is none")
     ranks = members(client, target)
     _check_threads()
     encoded = client._encoder.call(group.spmd, (tuple(ranks), function, args, kwargs), {})
@@ -204,10 +218,13 @@ def broadcast(client: Client, target: Target, variables: dict[str, Any]) -> None
     far = [rank for rank in ranks if rank not in near]
     if len(far) == 1:
         near, far = ranks, []
-    waiting = client._call(near, label, group.put, variables) if near else []
+    waiting = _put(client, near, label, variables) if near else []
     if far:
         _check_threads()
-        whole = client._encoder.call(group.relay, (tuple(far), variables), {})
+        try:
+            whole = client._encoder.call(group.relay, (tuple(far), variables), {})
+        except SerializationError as error:
+            raise blame((), variables, error) from error
         nothing = client._encoder.call(group.relay, (tuple(far), None), {})
         parts = [(rank, nothing if index else whole) for index, rank in enumerate(far)]
         Together(client, label, parts).run(None)
@@ -233,8 +250,17 @@ def scatter(client: Client, target: Target, variables: dict[str, Any]) -> None:
     waiting = []
     for index, rank in enumerate(ranks):
         own = {name: pieces[index] for name, pieces in parts.items()}
-        waiting += client._call(rank, label, group.put, own)
+        waiting += _put(client, rank, label, own)
     _results(waiting)
+
+
+def _put(
+    client: Client, ranks: int | list[int], label: str, variables: dict[str, Any]
+) -> list[CommandFuture]:
+    try:
+        return client._call(ranks, label, group.put, variables)
+    except SerializationError as error:
+        raise blame((), variables, error) from error  # which names the variable
 
 
 def split(value: Any, count: int, name: str) -> list[Any]:
@@ -243,7 +269,11 @@ def split(value: Any, count: int, name: str) -> list[Any]:
         if value.ndim == 0:
             raise CommandArgumentError(f"{name} is an array without dimensions, which cannot be scattered")
         return numpy.array_split(value, count)
-    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+    try:
+        fits = isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and value[:0] is not None
+    except TypeError:  # a sequence without slices
+        fits = False
+    if not fits:
         raise CommandArgumentError(f"{name} is a {type(value).__name__}; scatter takes arrays, lists, tuples")
     size, rest = divmod(len(value), count)
     starts = [index * size + min(index, rest) for index in range(count + 1)]
@@ -253,18 +283,27 @@ def split(value: Any, count: int, name: str) -> list[Any]:
 def gather(client: Client, expression: str, target: Target) -> Any:
     """See `Client.gather`."""
     ranks = members(client, target)
-    if not isinstance(expression, str):
-        raise CommandArgumentError(
-            f"gather takes the name of a variable or an expression, not {expression!r}"
-        )
-    encoded = client._encoder.encode(expression, None)
+    encoded = _expression(client, "gather", expression)
     values = _results([client._submit(expression, encoded, rank, None, 0) for rank in ranks])
     if all(isinstance(value, numpy.ndarray) and value.ndim > 0 for value in values):
-        return numpy.concatenate(values)
+        masked = any(isinstance(value, numpy.ma.MaskedArray) for value in values)
+        return numpy.ma.concatenate(values) if masked else numpy.concatenate(values)  # type: ignore[no-untyped-call]
     for kind in (list, tuple):
         if all(type(value) is kind for value in values):
             return kind(itertools.chain.from_iterable(values))
     return values
+
+
+def _expression(client: Client, verb: str, source: Any) -> Encoded:
+    """Raises CommandArgumentError or CommandSyntaxError for what is no expression."""
+    if not isinstance(source, str):
+        raise CommandArgumentError(f"{verb} takes the name of a variable or an expression, not {source!r}")
+    encoded = client._encoder.encode(source, None)
+    if encoded.mode != Mode.EVAL:
+        raise CommandSyntaxError(
+            f"{verb} takes an expression, which has a value, and no statement: {source!r}"
+        )
+    return encoded
 
 
 def reduce(
@@ -284,8 +323,8 @@ def reduce(
     if isinstance(function, str):
         if iterables:
             raise CommandArgumentError("an expression is evaluated once on each server; it takes no items")
-        client._encoder.encode(function, None)  # raises CommandSyntaxError
-        waiting = client._call(ranks, function, group.evaluate, number, function)
+        source = _expression(client, "reduce", function).body
+        items = []
     else:
         if not callable(function):
             raise CommandArgumentError(f"{function!r} is no function to be called on each item")
@@ -296,21 +335,27 @@ def reduce(
             if initial is _MISSING or name is not None:
                 raise CommandArgumentError("there are no items to reduce, and no initial value")
             return initial
-        waiting = list(_fold(client, ranks, number, op, function, items))
+    waiting: list[CommandFuture] = []
     try:
+        if isinstance(function, str):
+            waiting += client._call(ranks, function, group.evaluate, number, source)
+        else:
+            for future in _fold(client, ranks, number, op, function, items):
+                waiting.append(future)
         _results(waiting)
+        label = f"reduce {getattr(function, '__qualname__', function)}"
+        encoded = client._encoder.call(group.finish, (number, tuple(ranks), op, name), {})
+        if len(ranks) > 1:
+            _check_threads()
+            total = Together(client, label, [(rank, encoded) for rank in ranks]).run(None)[0]
+        else:
+            total = client._submit(label, encoded, ranks[0], None, 0).result()
     except BaseException:
         for future in waiting:
             future.cancel()
-        client._service(ranks, "forget a reduction", group.forget, (), number)
+        alive = [rank for rank in ranks if client._loop.dispatcher.is_live(rank)]
+        client._service(alive, "forget a reduction", group.forget, number)
         raise
-    label = f"reduce {getattr(function, '__qualname__', function)}"
-    encoded = client._encoder.call(group.finish, (number, tuple(ranks), op, name), {})
-    if len(ranks) > 1:
-        _check_threads()
-        total = Together(client, label, [(rank, encoded) for rank in ranks]).run(None)[0]
-    else:
-        total = client._submit(label, encoded, ranks[0], None, 0).result()
     return total if initial is _MISSING else op(initial, total)
 
 

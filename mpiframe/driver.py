@@ -45,7 +45,7 @@ class Driver(ABC):
         self._parked = False  # the progress thread waits for `_park`
         self._over = False
         self._burst = False  # a thread pushes one command after the other, and looks for answers as it does
-        self._last_push = self._last_look = 0.0
+        self._last_push = self._last_in_burst = self._last_look = 0.0
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
@@ -115,15 +115,21 @@ class Driver(ABC):
             return
         transport = self._transport
         if again:
+            self._last_in_burst = now
             if not self._burst:
                 self._burst = True
                 transport.show(AWAKE)
                 self.kick()
-            if now - self._last_look > _LOOK:
-                self._last_look = now
-                while (message := transport.poll()) is not None:
-                    self._handle(message)
-        elif transport.in_motion():
+        elif self._burst:
+            self._burst = False
+            self.kick()  # the progress thread takes over
+        if now - self._last_look > _LOOK:
+            # Not in a burst, too: a thread that lets go of the interpreter now and then, but takes it back at
+            # once, can keep the progress thread from getting it for most of a second.
+            self._last_look = now
+            while (message := transport.poll()) is not None:
+                self._handle(message)
+        if not again and transport.in_motion():
             self.kick()
 
     # -- waiting -----------------------------------------------------------------------------------
@@ -272,7 +278,7 @@ class Driver(ABC):
             with self.lock:
                 parked = self._parked = self._foreground > 0
                 if self._burst:
-                    self._burst = not parked and time.perf_counter() - self._last_push < _ABSENCE
+                    self._burst = not parked and time.perf_counter() - self._last_in_burst < _ABSENCE
                 burst = self._burst
                 if burst:
                     timeout = _ABSENCE

@@ -6,6 +6,7 @@ gate until all have come; only then does any of them call MPI, so nobody spins f
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ _TAG = 71  # of the making of communicators
 _PIECE = 1 << 30  # bytes a single MPI call may move: some MPIs fail from 2 GiB on
 _LARGE = 64 * 1024
 
-_comms: dict[tuple[int, ...], GroupComm] = {}
+_comms: dict[tuple[int, ...], tuple[int, GroupComm]] = {}  # by members: (the client's number for it, it)
 _partials: dict[int, tuple[Any, bool]] = {}  # of each reduction: (what was combined so far, is it ours)
 
 
@@ -67,21 +68,26 @@ def _here() -> server.Server:
 def meet(ranks: tuple[int, ...]) -> GroupComm:
     """Wait for the other members; the communicator among them. Raises GroupBroken."""
     here = _here()
-    here.meet()
-    comm = _comms.get(ranks)
-    if comm is None:
+
+    def communicator(number: int) -> GroupComm:
+        # Another number than last time: a collective has failed in that one, and something may be left in it.
+        known = _comms.get(ranks)
+        if known is not None and known[0] == number:
+            return known[1]
         look_for_breaks(lambda: here.broken != 0 and here.broken == here.running)
         # Not from the transport's communicator: Open MPI makes one by messages in the old one, with our tag,
         # and the transport would take them for its own.
         group = MPI.COMM_WORLD.Get_group().Incl(ranks)
-        comm = _comms[ranks] = GroupComm(MPI.COMM_WORLD.Create_group(group, _TAG))
+        comm = GroupComm(MPI.COMM_WORLD.Create_group(group, _TAG))
         group.Free()
-    return comm
+        _comms[ranks] = number, comm
+        return comm
+
+    return here.meet(communicator)
 
 
-def forget(ranks: tuple[int, ...], reduction: int = 0) -> None:
-    """After a failure: something may still be under way in the communicator, so it is not used again."""
-    _comms.pop(ranks, None)
+def forget(reduction: int) -> None:
+    """A reduction has failed; its parts are of no use."""
     _partials.pop(reduction, None)
 
 
@@ -175,12 +181,13 @@ def finish(
 
     With `everywhere`, the whole becomes a variable of that name on each member instead.
     """
-    total, ours = _partials.pop(reduction, (_NOTHING, False))
+    part, ours = _partials.pop(reduction, (_NOTHING, False))
+    total = part
     if len(ranks) > 1:
-        total = _across(meet(ranks), op, total, ours, everywhere is not None)
+        total = _across(meet(ranks), op, part, ours, everywhere is not None)
     if everywhere is None:
         return total
-    put({everywhere: total})
+    put({everywhere: copy.deepcopy(total) if total is part and not ours else total})
     return None
 
 
@@ -188,7 +195,8 @@ def _across(comm: GroupComm, op: Callable[[Any, Any], Any], total: Any, ours: bo
     kinds = comm.allgather(_kind(total))
     ufunc = _UFUNCS.get(op, op) if _hashable(op) else op
     mpi_op = _MPI_OPS.get(ufunc) if isinstance(ufunc, numpy.ufunc) else None
-    if mpi_op is not None and kinds[0] is not None and all(kind == kinds[0] for kind in kinds):
+    alike = kinds[0] is not None and all(kind == kinds[0] for kind in kinds)
+    if mpi_op is not None and alike and (mpi_op in (MPI.SUM, MPI.PROD) or total.dtype.kind in "iu"):
         return _across_arrays(comm, mpi_op, total, ours, to_all)
     total = _up_the_tree(comm, op, total, ours)
     return comm.bcast(total) if to_all else total

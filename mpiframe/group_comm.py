@@ -34,10 +34,8 @@ def look_for_breaks(broken: Callable[[], bool]) -> None:
     _broken = broken
 
 
-def _check(pending: Any = None) -> None:
+def _check() -> None:
     if _broken():
-        if pending is not None:
-            _left.append(pending)
         raise GroupBroken("another member of this collective has failed; its own error says why")
 
 
@@ -46,13 +44,17 @@ def _until(test: Callable[[], Any], pending: Any, large: bool) -> Any:
     if result := test():
         return result
     begin, step = time.perf_counter(), _STEP
-    while not (result := test()):
-        _check(pending)
-        if large or time.perf_counter() - begin < _SPIN:
-            os.sched_yield()
-        else:
-            time.sleep(step)
-            step = min(step * 1.5, _LONGEST)
+    try:
+        while not (result := test()):
+            _check()
+            if large or time.perf_counter() - begin < _SPIN:
+                os.sched_yield()
+            else:
+                time.sleep(step)
+                step = min(step * 1.5, _LONGEST)
+    except BaseException:  # an interrupt among them
+        _left.append(pending)
+        raise
     return result
 
 
@@ -121,8 +123,28 @@ class GroupComm(MPI.Intracomm):
         """As mpi4py's."""
         _check()
         going = self.Isend(sendbuf, dest, sendtag)
-        self.Recv(recvbuf, source, recvtag, status)
+        try:
+            self.Recv(recvbuf, source, recvtag, status)
+        except BaseException:
+            _left.append((going, sendbuf))
+            raise
         _until(going.Test, (going, sendbuf), _size(sendbuf) >= _LARGE)
+
+    def Sendrecv_replace(
+        self,
+        buf: Any,
+        dest: int,
+        sendtag: int = 0,
+        source: int = MPI.ANY_SOURCE,
+        recvtag: int = MPI.ANY_TAG,
+        status: Any = None,
+    ) -> None:
+        """As mpi4py's."""
+        if isinstance(buf, (list, tuple)):
+            going: Any = [numpy.array(buf[0], copy=True), *buf[1:]]
+        else:
+            going = numpy.array(buf, copy=True)
+        self.Sendrecv(going, dest, sendtag, buf, source, recvtag, status)
 
     def Probe(
         self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None
@@ -134,6 +156,12 @@ class GroupComm(MPI.Intracomm):
     def Mprobe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None) -> Any:
         """As mpi4py's."""
         return _until(lambda: self.Improbe(source, tag, status), None, False)
+
+    probe = Probe
+
+    def mprobe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None) -> Any:
+        """As mpi4py's: a message whose `recv` gives the object."""
+        return _until(lambda: self.improbe(source, tag, status), None, False)
 
     # -- objects, one with another: pickle data in one message, as mpi4py has them -------------------
 
@@ -174,7 +202,11 @@ class GroupComm(MPI.Intracomm):
         """As mpi4py's."""
         data = _dumps(sendobj)
         going = self.Isend([data, MPI.BYTE], dest, sendtag)
-        got = self.recv(recvbuf, source, recvtag, status)
+        try:
+            got = self.recv(recvbuf, source, recvtag, status)
+        except BaseException:
+            _left.append((going, data))
+            raise
         _until(going.Test, (going, data), len(data) >= _LARGE)
         return got
 

@@ -104,7 +104,7 @@ class MapRun:
         """Yield the values; what is still queued when the caller stops early is cancelled."""
         try:
             while self._more():
-                future = next(iter(self._under_way)) if self._ordered else self._next_finished()
+                future = self._first() if self._ordered else self._next_finished()
                 values = future.result(self._left())
                 with self._count:
                     waiting = max(self._under_way.pop(future) - 1, 0)
@@ -122,6 +122,10 @@ class MapRun:
                 left = list(self._under_way)
             for future in left:
                 future.cancel()
+
+    def _first(self) -> concurrent.futures.Future[Any]:
+        with self._count:
+            return next(iter(self._under_way))
 
     def _more(self) -> bool:
         """Whether there are results to come."""
@@ -147,11 +151,17 @@ class MapRun:
 
     def _start_one(self) -> None:
         index = self._items.index
-        chunk = self._items.take(self._chunk_size())
-        if not len(chunk):
-            self._exhausted = True
+        try:
+            chunk = self._items.take(self._chunk_size())
+            if not len(chunk):
+                self._exhausted = True
+                return
+            future: concurrent.futures.Future[Any] = self._start(chunk, index)
+        except Exception as error:
+            if not index:
+                raise  # the call itself has failed
+            self._fail(error)
             return
-        future: concurrent.futures.Future[Any] = self._start(chunk, index)
         with self._count:
             self._under_way[future] = len(chunk)
             self._held += len(chunk)
@@ -187,10 +197,7 @@ class MapRun:
             wanted = max(_CHUNK_SECONDS, _CLIENT_SECONDS * self._servers)
             self._next_size = max(1, min(math.ceil(wanted / seconds), _GROWTH * count))
         if self._limit is None:
-            try:
-                self._fill()
-            except Exception as error:
-                self._fail(error)
+            self._fill()
 
     def _fail(self, error: Exception) -> None:
         """What follows cannot be started; whoever takes the results is to hear of it in its place."""

@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import time as clock
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from mpiframe.codec import pack, unpack
 from mpiframe.control import Control
@@ -43,6 +43,7 @@ _RUN, _GATE, _ANSWERS = (
     int(Down.GATE),
     int(Up.ANSWERS),
 )  # looking a member up costs as much as a small command
+_T = TypeVar("_T")
 _current: Server | None = None
 
 
@@ -108,34 +109,44 @@ class Server:
         else:
             self._arm()
 
-    def meet(self) -> None:
-        """Wait, asleep, until the commands of all members of a collective have come this far.
+    def meet(self, then: Callable[[int], _T]) -> _T:
+        """Wait, asleep, until the commands of all members of a collective have come this far; call `then`.
 
-        Raises GroupBroken if one never will.
+        `then` gets the number of the communicator that the client wants used. No interrupt comes between
+        the gate and its end, or the other members would wait in MPI for a member that has left.
+        Raises GroupBroken if a member never will come.
         """
         request = self._running
         self._flush()
         self._meeting = request
         try:
             self.post((int(Up.ARRIVED), request))
-            while True:
-                message = self._wait()
-                if message is None:
-                    if self._stopping:
-                        raise GroupBroken("the client is gone")
-                    if self._interrupt == request:
-                        self._interrupt = 0
-                        raise KeyboardInterrupt("interrupted by the client")
-                    continue
-                content = unpack(message[1])
-                if content[0] != _GATE:
-                    self._later.append(message)  # its turn comes after this command
-                elif content[1] == request:
-                    if content[2] is not None:
-                        raise GroupBroken(content[2])
-                    return
+            value = then(self._await_gate(request))
         finally:
             self._meeting = 0
+        self._raise_interrupt(request)  # it may have come since the last look
+        return value
+
+    def _await_gate(self, request: int) -> int:
+        while True:
+            message = self._wait()
+            if message is None:
+                if self._stopping:
+                    raise GroupBroken("the client is gone")
+                self._raise_interrupt(request)
+                continue
+            content = unpack(message[1])
+            if content[0] != _GATE:
+                self._later.append(message)  # its turn comes after this command
+            elif content[1] == request:
+                if content[2] is not None:
+                    raise GroupBroken(content[2])
+                return int(content[3])
+
+    def _raise_interrupt(self, request: int) -> None:
+        if self._interrupt == request:
+            self._interrupt = 0
+            raise KeyboardInterrupt("interrupted by the client")
 
     @property
     def namespace(self) -> Namespace:
@@ -385,7 +396,7 @@ class Server:
         while self._transport.announced():
             message = self._rest()
             if message is not None:
-                self._take(message[1], message[2])
+                self._later.append(message)  # behind those that came while the command ran
 
     # -- sending -----------------------------------------------------------------------------------
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import itertools
 import operator
+import threading
+import time
+import tracemalloc
 
 import pytest
 
@@ -144,3 +149,141 @@ def test_a_time_out(client, gate):
 def test_map_inside_map_of_results(client):
     first = client.map(square, range(10))
     assert list(client.map(square, first)) == [n**4 for n in range(10)]
+
+
+# -- without a chunk size --------------------------------------------------------------------------
+
+
+def stop(n):
+    if n == 30:
+        raise StopIteration("not the end")
+    return n
+
+
+def pause(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("buffersize", [None, 1, 100, 5000])
+def test_all_results_many_times(client, ordered, buffersize):
+    count = 100 if buffersize == 1 else 1500
+    for _ in range(5):
+        for items in (range(count), list(range(count)), iter(range(count))):
+            got = list(client.map(square, items, ordered=ordered, buffersize=buffersize))
+            assert (got if ordered else sorted(got)) == [n * n for n in range(count)]
+    options = {"ordered": ordered, "buffersize": buffersize}
+    got = list(client.map(operator.sub, range(count), itertools.repeat(3), **options))
+    assert (got if ordered else sorted(got)) == [n - 3 for n in range(count)]
+
+
+def test_maps_of_several_threads(client):
+    """Each result once, and no thread waits for another that waits for it."""
+    start = threading.Barrier(4)
+
+    def work(number):
+        start.wait(20)
+        for turn in range(15):
+            ordered = bool((turn + number) % 2)
+            got = list(client.map(square, range(400), ordered=ordered))
+            assert (got if ordered else sorted(got)) == [n * n for n in range(400)]
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4), timeout=40))
+
+
+def test_maps_that_are_taken_by_turns(client):
+    runs = [client.map(square, range(300), ordered=n % 2 == 0) for n in range(4)]
+    taken = [list(results) for results in zip(*(zip(*[run] * 3, strict=True) for run in runs), strict=True)]
+    for n in range(4):
+        got = [value for row in taken for value in row[n]]
+        assert sorted(got) == [n * n for n in range(300)]
+
+
+def test_slow_items_are_shared_out(client, servers):
+    """One long item at the start does not keep the others waiting behind it."""
+    items = [0.05] + [0.005] * 40
+    begin = time.perf_counter()
+    assert list(client.map(pause, items)) == items
+    took = time.perf_counter() - begin
+    assert took < 2.5 * (sum(items) / len(servers) + 0.05)
+
+
+def test_quick_items_before_slow_ones(client, servers):
+    """Chunks have grown by then; what they hold must still be shared out."""
+    items = [0.0] * 2000 + [0.01] * 16 * len(servers)
+    begin = time.perf_counter()
+    assert list(client.map(pause, items)) == items
+    took = time.perf_counter() - begin
+    assert took < 3 * sum(items) / len(servers) + 1
+
+
+def test_endless_items_take_no_memory(client):
+    results = client.map(abs, itertools.count(), buffersize=5000)
+    for _ in itertools.islice(results, 20_000):
+        pass
+    tracemalloc.start(1)
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in itertools.islice(results, 300_000):
+        pass
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    results.close()
+    assert grown < 4 << 20
+
+
+@pytest.mark.parametrize("options", [{}, {"ordered": False}, {"chunksize": 7}, {"buffersize": 10}])
+def test_a_function_that_raises_stop_iteration(client, options):
+    with pytest.raises(mpiframe.CommandError, match=r"item 30 of the map raised StopIteration"):
+        list(client.map(stop, range(100), **options))
+
+
+@pytest.mark.parametrize("options", [{}, {"ordered": False}, {"buffersize": 50}])
+def test_an_item_that_cannot_be_sent_far_behind(client, options):
+    items = [*range(3000), threading.Lock(), *range(10)]
+    with pytest.raises(mpiframe.SerializationError, match="cannot be pickled"):
+        list(client.map(abs, items, **options))
+    assert list(client.map(abs, range(100), **options)) is not None
+
+
+def keep(results, values):
+    """As `list.extend`, which keeps nothing where this keeps what came before an error."""
+    for value in results:
+        values.append(value)
+
+
+def test_what_came_before_an_item_that_cannot_be_sent_is_yielded(client):
+    for _ in range(20):
+        got = []
+        results = client.map(abs, [*range(3000), threading.Lock()])
+        with pytest.raises(mpiframe.SerializationError):
+            keep(results, got)
+        assert got == list(range(len(got)))
+        assert len(got) > 2000
+
+
+# -- bursts of commands ----------------------------------------------------------------------------
+
+
+def test_many_submits_in_a_loop(client):
+    futures = [client.submit(abs, -n) for n in range(20_000)]
+    assert [f.result(30) for f in futures] == list(range(20_000))
+
+
+@pytest.mark.parametrize("seconds", [0.0003, 0.0008, 0.005])
+def test_answers_arrive_between_submits(client, seconds):
+    """Nobody waits for them, and the next command comes soon; still they do not lie about."""
+    for _ in range(3):
+        for _ in range(20):
+            client.submit(abs, -1)  # a burst, to begin with
+        waiting = collections.deque()
+        begin = time.perf_counter()
+        while (now := time.perf_counter()) < begin + 0.4:
+            waiting.append((now, client.submit(abs, -1)))
+            while time.perf_counter() < now + seconds:  # computes
+                pass
+            while waiting and waiting[0][1].done():
+                waiting.popleft()
+            assert not waiting or now - waiting[0][0] < 0.2, "its answer has not come in"
