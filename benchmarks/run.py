@@ -1,4 +1,4 @@
-"""Runs every benchmark of this folder and prints its figures.
+"""Runs benchmarks of this folder and prints their figures.
 
     python benchmarks/run.py [--quick] [name ...]
 
@@ -15,21 +15,22 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-WORLDS = {"runtime": 2, "casampi": 0}  # benchmark -> ranks; 0 for one that starts its worlds itself
-LIMIT = 600  # seconds for one benchmark
+WORLDS = {"speed": 0, "runtime": 2, "casampi": 0, "scale": 0}  # -> ranks; 0: it starts its worlds itself
+DEFAULT = ("speed",)
+LIMIT = 900  # seconds for one benchmark
 END = 10  # seconds for it to end after Ctrl-C or the limit
 
 
 def main() -> int:
     """Run what was asked for; the number of benchmarks that could not be run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", help="default: all")
+    parser.add_argument("names", nargs="*", help=f"{', '.join(WORLDS)}; default: {', '.join(DEFAULT)}")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     options = parser.parse_args()
     load = ", ".join(f"{x:.2f}" for x in os.getloadavg())
     print(f"{os.cpu_count()} cores, load {load} (1, 5, 15 minutes)", flush=True)
     failed = 0
-    for name in options.names or WORLDS:
+    for name in options.names or DEFAULT:
         script = [str(HERE / f"{name}.py"), *(["--quick"] if options.quick else [])]
         world = ["-m", "mpiframe", "run", "-n", str(WORLDS[name])] if WORLDS[name] else []
         command = [sys.executable, *world, *script]
