@@ -28,7 +28,7 @@ from peers.figures import MANY_SERVERS, Results
 from peers.running import Python, Session, say
 
 HERE = Path(__file__).resolve().parent
-GROUPS = ("commands", "arrays", "gib", "growth", "many")
+GROUPS = ("commands", "arrays", "gib", "idle", "growth", "many")
 ROUNDS = 3
 MINUTES = 9.0
 SESSION_SECONDS, QUICK_SESSION_SECONDS = 90.0, 45.0  # for each group of figures of a session
@@ -139,8 +139,8 @@ def _round(
 ) -> Iterator[tuple[Python, str, str, int]]:
     """(Python, peer, groups, servers) of each session of a round.
 
-    Group by group, so that what is compared is measured within seconds of each other; but peers that are
-    measured once say all at once, as some take long to start. Every other round goes over the peers
+    Group by group, so that what is compared is measured within seconds of each other; but what is measured
+    only once is one session for each peer, as some take long to start. Every other round goes over the peers
     backwards, so that a machine that gets slower does not do so at the cost of the same peer each time.
     """
     wanted = options.groups.split(",") if options.groups else GROUPS
@@ -151,18 +151,16 @@ def _round(
     ]
     for python, here in worlds:
         for group in (group for group in GROUPS if group in wanted):
-            for name, entry in here.items():
-                if group in entry.every or (number == 0 and entry.every and group in _once(entry, options)):
-                    yield python, name, group, 2
-                    if group == "many":
-                        yield python, name, group, MANY_SERVERS
+            for name in (name for name, entry in here.items() if group in entry.every):
+                yield python, name, group, 2
+                if group == "many":
+                    yield python, name, group, MANY_SERVERS
             # Raw's other way of receiving, right after what it is compared with.
             if group == "arrays" and "raw-fresh" in here:
                 yield python, "raw-fresh", "transfers", 2
-    for python, here in worlds:
+    for python, here in worlds if number == 0 else ():
         for name, entry in here.items():
-            groups = [group for group in _once(entry, options) if group in wanted]
-            if number == 0 and groups and not entry.every:
+            if groups := [group for group in _once(entry, options) if group in wanted]:
                 yield python, name, ",".join(groups), 2
 
 

@@ -68,7 +68,7 @@ class Control(threading.Thread):
             cpu, rss = process_usage()
             self._sock.sendall(doorbell.RECORD.pack(doorbell.PONG, id, cpu, rss))
         elif kind == doorbell.ABANDON:
-            self._server.interrupt(self._server.running)
+            self._server.abandon()
         elif kind == doorbell.FAREWELL:
             self._orderly = True
             self._over.set()
@@ -92,7 +92,7 @@ class Control(threading.Thread):
                 return
             self._over.set()
         config = self._server.world.config
-        self._server.interrupt(self._server.running)
+        self._server.abandon()
         self._after(config.grace, self._leave_if_busy)
         self._after(config.grace + config.stop_timeout, lambda: os._exit(1))  # for the stop hooks
 

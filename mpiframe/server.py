@@ -79,6 +79,8 @@ class Server:
         self._serial = 0  # of the last command that was begun
         self._recalled: set[int] = set()  # the serials of commands that are not to be run
         self._interrupt = 0
+        self._early = 0  # a request that was to be interrupted before it ran
+        self._abandoned = False  # whatever runs from here on is interrupted
         self.broken = 0  # the request whose collective has failed elsewhere
         self._later: deque[Any] = deque()  # messages that came while a command waited at its gate
         self._meeting = 0  # the request whose command waits at its gate
@@ -330,6 +332,8 @@ class Server:
         started = clock()
         try:
             self._running = id
+            if self._abandoned or id == self._early:
+                raise KeyboardInterrupt("interrupted by the client")
             value = executor.run(mode, body, key, pickled, payload, buffers)
             self._running = 0
             finished = clock()
@@ -482,7 +486,8 @@ class Server:
     # -- interrupts --------------------------------------------------------------------------------
 
     def interrupt(self, id: int) -> None:
-        """Raise KeyboardInterrupt in the command of this request, if it still runs; from any thread."""
+        """Raise KeyboardInterrupt in the command of this request, if it runs or is yet to; from any thread."""
+        self._early = id
         if id and id == self._running:
             self._interrupt = id
             if id == self._meeting:
@@ -492,6 +497,11 @@ class Server:
 
     def _nudged(self) -> None:
         os.read(self._nudge[0], 64)
+
+    def abandon(self) -> None:
+        """Interrupt what runs, and what the client had sent and is yet to run."""
+        self._abandoned = True
+        self.interrupt(self._running)
 
     def _on_sigint(self, *_: Any) -> None:
         # A terminal's Ctrl-C reaches every rank; it is the client's to decide what becomes of it.

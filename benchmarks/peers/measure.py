@@ -135,7 +135,7 @@ def rate(call: Callable[[int], Any], most: int, seconds: float) -> Figure:
 def submit_many(peer: Peer, record: Record, quick: bool) -> None:
     """3: single no-ops, all queued and then collected."""
     with loop(peer, "submit"):
-        record("submit_many", rate(peer.submit_many, MANY, 1.0 if quick else 3.5))
+        record("submit_many", rate(peer.submit_many, MANY, 1.0 if quick else 2.0))
 
 
 def map_many(peer: Peer, record: Record, quick: bool) -> None:
@@ -149,7 +149,7 @@ def map_many(peer: Peer, record: Record, quick: bool) -> None:
                 for chunk in peer.chunks
             }
             best = max(tried, key=lambda chunk: tried[chunk])
-        figure = rate(lambda n: peer.map_many(n, best), ITEMS, 1.5 if quick else 5.0)
+        figure = rate(lambda n: peer.map_many(n, best), ITEMS, 1.5 if quick else 3.0)
         record("map_many", {**figure, "chunk": best})
 
 
@@ -269,7 +269,8 @@ def many(peer: Peer, record: Record, quick: bool) -> None:
 
 
 GROUPS: dict[str, tuple[Callable[[Peer, Record, bool], None], ...]] = {
-    "commands": (noop, pause, submit_many, map_many, idle),
+    "commands": (noop, pause, submit_many, map_many),
+    "idle": (idle,),
     "arrays": (argument, result, broadcast, reduce),
     "transfers": (argument, result),
     "gib": (argument_gib, result_gib),

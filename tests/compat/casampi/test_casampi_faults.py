@@ -27,8 +27,10 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("how", DEATHS)
-def test_a_server_that_ends(casampi: Casampi, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "plain"), [*[(how, False) for how in DEATHS], ("exits with 0", True), ("leaves C", True)]
+)
+def test_a_server_that_ends(casampi: Casampi, how: str, plain: bool) -> None:
     """The whole world may end with it; what it must not do is hang, or look like success."""
     command, said = DEATHS[how]
     script = (
@@ -43,7 +45,7 @@ assert f"Timeout of assigned server n# 1 deployed at {{host}} with PID {{pid}}" 
 print("told")
 """
     )
-    ended = casampi(script).wait(SECONDS)
+    ended = casampi(script, plain=plain).wait(SECONDS)
     assert ended.status != 0
     assert ended.seconds < QUICK
     # Where the launcher was quicker, the script could not be told; MPICH's writes its own words to stdout.
@@ -191,7 +193,7 @@ monitor.start_debugging_mode()
         + STOPPED_SERVER.replace("OPENED", "True")
         + """
 start = time.monotonic()
-until(lambda: time.monotonic() - start > 1.6 or monitor.get_server_timeout())
+until(lambda: time.monotonic() - start > 1.4 or monitor.get_server_timeout())
 assert monitor.get_server_timeout() == []
 assert client.get_server_status(1)["pong_checks"] > 5
 assert client.get_command_response([running, queued], False) == []
@@ -230,7 +232,7 @@ print("the end")
 
 
 @pytest.mark.parametrize("force", [True, False])
-def test_stopping_while_a_server_hangs(casampi: Casampi, force: bool) -> None:
+def test_stopping_while_a_server_hangs(casampi_once: Casampi, force: bool) -> None:
     """The stop does not wait for it, nor does anybody who asked for its responses; the world ends badly."""
     script = (
         HEAD
@@ -244,13 +246,13 @@ for response in within(5, client.get_command_response, [running, queued], True):
 print("stopped")
 """
     )
-    ended = casampi(script, env={"MPIFRAME_STOP_TIMEOUT": "1"}).wait(SECONDS)
+    ended = casampi_once(script, env={"MPIFRAME_STOP_TIMEOUT": "1"}).wait(SECONDS)
     assert ended.status != 0
-    assert ended.stdout.startswith("stopped\n"), ended.said  # MPICH's launcher may add its own words
+    assert ended.stdout.startswith("stopped\n"), ended.said  # the launcher may add its own words
     assert "will end by force" in ended.stderr
 
 
-def test_a_server_that_is_killed_while_it_hangs(casampi: Casampi) -> None:
+def test_a_server_that_is_killed_while_it_hangs(casampi_once: Casampi) -> None:
     script = (
         HEAD
         + WATCH
@@ -262,5 +264,27 @@ timed_out(within(10, client.get_command_response, [running], True)[0])
 until(lambda: False, 10)
 """
     )
-    ended = casampi(script).wait(SECONDS)
+    ended = casampi_once(script).wait(SECONDS)
     assert ended.status != 0
+
+
+def test_a_ping_that_is_under_way_at_the_end(casampi: Casampi) -> None:
+    """A server that is slow to hear it answers nobody; it must not wait for a farewell for ever then."""
+    script = (
+        HEAD
+        + START
+        + """
+import subprocess
+pid, me = client.get_server_status(1)["pid"], os.getpid()
+client.stop_services()
+os.kill(pid, signal.SIGSTOP)  # slow indeed
+client._session._client._loop.ping()
+# Until this process is gone or, where it waits for all ranks to finalize MPI, for a while.
+wait = f"for i in $(seq 20); do kill -0 {me} 2>/dev/null || break; sleep 0.05; done; kill -CONT {pid}"
+subprocess.Popen(["/bin/sh", "-c", wait], start_new_session=True)
+print("the end")
+"""
+    )
+    ended = casampi(script, 2).wait(QUICK).expect(0)
+    assert ended.stdout == "the end\n"
+    assert ended.stderr == ""

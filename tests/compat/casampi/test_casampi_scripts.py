@@ -184,6 +184,37 @@ print("the end")
     assert ended.stdout == "the end\n"
 
 
+def test_what_the_log_says_never_ran_does_not_run(casampi_once: Casampi) -> None:
+    """Though its server becomes free while the services stop."""
+    script = (
+        HEAD
+        + """
+import logging
+
+class Frees(logging.Handler):
+    def emit(self, record):
+        if "never ran" in record.getMessage():
+            open_gate("long")
+            until_then = time.monotonic() + 0.5
+            while not os.path.exists("ran") and time.monotonic() < until_then:
+                time.sleep(0.001)
+
+logging.getLogger("mpiframe.casampi").addHandler(Frees())
+"""
+        + START
+        + STOP
+        + """
+opener = threading.Thread(target=open_late)
+opener.start()
+client.stop_services()
+"""
+        + STOPPED
+        + "print('the end')"
+    )
+    ended = casampi_once(script).wait(SECONDS).expect(0)
+    assert ended.stdout == "the end\n"
+
+
 def test_nothing_waits_to_be_sent_after_the_stop(casampi_once: Casampi) -> None:
     """Neither who asked before the stop, nor who asks after it."""
     script = (
@@ -309,7 +340,7 @@ print("the end")
     assert ended.stdout == "the end\n"
 
 
-def test_starting_after_mpi_was_finalized(casampi: Casampi) -> None:
+def test_starting_after_mpi_was_finalized(casampi_once: Casampi) -> None:
     """There is nobody left to start: an error, and the script can go on."""
     script = (
         HEAD
@@ -323,7 +354,7 @@ except RuntimeError:
 print(client.get_lifecyle_state() != 1, client.push_command_request("1"))
 """
     )
-    ended = casampi(script, 2).wait(QUICK)
+    ended = casampi_once(script, 2).wait(QUICK)
     assert ended.stdout == "True None\n", ended.said
 
 

@@ -276,6 +276,12 @@ def test_who_is_who(client: Any, servers: list[int]) -> None:
     assert [r["ret"] for r in disabled] == [False] * len(servers)
 
 
+def test_when_a_server_counts_as_hung(client: Any, servers: list[int]) -> None:
+    """As in the original: 42 s for 3 ranks, 84 s for 17."""
+    assert MPIEnvironment.mpi_monitor_status_service_timeout == 42 + 3 * (len(servers) - 2)
+    assert MPIEnvironment.mpi_monitor_status_service_heartbeat == 5
+
+
 def test_the_version_of_mpi(client: Any) -> None:
     assert MPIEnvironment.mpi_version_info >= (3, 0)
     assert MPIEnvironment.mpi_version_str == ".".join(map(str, MPIEnvironment.mpi_version_info))
