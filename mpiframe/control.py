@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -55,6 +56,11 @@ class Control(threading.Thread):
                 if self._obey(record):
                     return
 
+    def _tell(self, kind: bytes, id: int, seconds: float, number: int) -> None:
+        # The client may have closed its end. Its last words, a farewell, are still to be read here.
+        with contextlib.suppress(OSError):
+            self._sock.sendall(doorbell.RECORD.pack(kind, id, seconds, number))
+
     def _obey(self, record: bytes) -> bool:
         kind, id, _, serial = doorbell.RECORD.unpack(record)
         if kind == doorbell.INTERRUPT:
@@ -63,10 +69,10 @@ class Control(threading.Thread):
             self._server.broken = id
         elif kind == doorbell.RECALL:
             if self._server.recall(serial):
-                self._sock.sendall(doorbell.RECORD.pack(doorbell.RECALLED, id, 0.0, serial))
+                self._tell(doorbell.RECALLED, id, 0.0, serial)
         elif kind == doorbell.PING:
             cpu, rss = process_usage()
-            self._sock.sendall(doorbell.RECORD.pack(doorbell.PONG, id, cpu, rss))
+            self._tell(doorbell.PONG, id, cpu, rss)
         elif kind == doorbell.ABANDON:
             self._server.abandon()
         elif kind == doorbell.FAREWELL:

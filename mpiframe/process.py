@@ -66,6 +66,8 @@ def finalize_and_exit(code: int, finalize: bool = True) -> None:
             stream.flush()
     logging.shutdown()
     if not finalize:
+        if MPI.get_vendor()[0] == "MPICH":
+            MPI.COMM_WORLD.Abort(code)  # its launcher may report 0 for a run in which a rank just ended
         os._exit(code)
     if not MPI.Is_finalized():
         MPI.Finalize()

@@ -12,6 +12,7 @@ end (MPI's own way of waiting for it, in Finalize, would keep a core busy).
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -207,10 +208,15 @@ class Server:
 
     def _guard_exit(self) -> None:
         """A command that ends this process has failed; MPICH's launcher would take status 0 for success."""
-        leave, me = os._exit, os.getpid()
+        leave, me, terminal = os._exit, os.getpid(), os.dup(2)
 
         def leave_truly(status: int) -> NoReturn:
-            leave(status or 1 if self._running and os.getpid() == me else status)
+            if not self._running or os.getpid() != me:
+                leave(status)
+            words = f"mpiframe: request {self._running} ended server {self.rank} on {self.host} by os._exit\n"
+            with contextlib.suppress(OSError):
+                os.write(terminal, words.encode())
+            leave(status or 1)
 
         os._exit = leave_truly
 
@@ -486,7 +492,7 @@ class Server:
     # -- interrupts --------------------------------------------------------------------------------
 
     def interrupt(self, id: int) -> None:
-        """Raise KeyboardInterrupt in the command of this request, if it runs or is yet to; from any thread."""
+        """Raise KeyboardInterrupt in the command of this request, now or when it begins; from any thread."""
         self._early = id
         if id and id == self._running:
             self._interrupt = id

@@ -146,7 +146,16 @@ class _World:
                 file=sys.stderr,
             )
             status = status or 1
+        if status == 0:
+            status = self._own_status()  # which MPICH's mpiexec does not always hear
         return status if status >= 0 else 128 - status
+
+    def _own_status(self) -> int:
+        """What the client said it would end with; 0 if it said nothing that can be read."""
+        try:
+            return int(self._status_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return 0
 
     def clear(self) -> None:
         """End what is left: nothing, as a rule, because a launcher ends its own helpers."""

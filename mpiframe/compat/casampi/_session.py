@@ -83,14 +83,14 @@ class Session:
             self.state = STOPPED
         client, monitor = self._client, self._monitor
         assert client is not None
-        waiting = [record for record in self.books.records() if record.status == QUEUED]
+        client._cancel_queued()  # before anything is said of it: a server may become free meanwhile
+        waiting = [r for r in self.books.records() if r.request.status is Status.CANCELLED]
         if waiting:
             some = ", ".join(str(r.id) for r in waiting[:8]) + (", ..." if len(waiting) > 8 else "")
             log.error("%d command requests never ran, because the services stop: %s", len(waiting), some)
         if force:
             client.abandon()
         else:
-            client._cancel_queued()
             self._wait_for([r for r in self.books.records() if not r.request.told], _has_ended)
         if monitor is not None:
             monitor.stop()
