@@ -39,9 +39,8 @@ if TYPE_CHECKING:
     from mpiframe.answers import CommandFuture
     from mpiframe.client import Client
 
-_CHUNKS = (
-    8  # commands that a server's part of a reduction is sent in, so that it can begin before all is there
-)
+_CHUNKS = 8
+"""Commands that a server's part of a reduction is sent in, so that it can begin before all is there."""
 _reductions = itertools.count(1)
 _MISSING: Any = object()
 
@@ -52,7 +51,6 @@ class Together:
     def __init__(self, client: Client, label: str, members: Sequence[tuple[int, Any]]) -> None:
         self._client = client
         self._loop = client._loop
-        self.first_item = 0  # asked for by errors of maps
         self.requests = [client._request(label, encoded, rank) for rank, encoded in members]
         self._ranks = [rank for rank, _ in members]
         self._arrived: set[int] = set()
@@ -67,9 +65,8 @@ class Together:
         for request in self.requests:
             request.future = self
             loop.gates[request.id] = self
-        loop.push(
-            self.requests, wait=True
-        )  # all under one lock: two collectives are in the same order everywhere
+        # All under one lock, so that two collectives are in the same order everywhere.
+        loop.push(self.requests, wait=True)
         try:
             ended = loop.wait(self._all_told, timeout)
         except BaseException:
@@ -139,7 +136,6 @@ class Together:
     def _end_all(self) -> None:
         """See to it that every member ends: by itself, interrupted, or given up."""
         loop, config = self._loop, self._client._world.config
-
         if loop.wait(lambda: len(self._ended) == len(self.requests), config.grace):
             return
         for request in self.requests:
@@ -152,15 +148,6 @@ class Together:
             for request in stuck:
                 if not request.told and request.server is not None:
                     loop.give_up(request.server)
-
-
-def together(
-    client: Client, ranks: list[int], label: str, function: Callable[..., Any], *args: Any
-) -> list[Any]:
-    """Run `function(ranks, *args)` on all members of a group, at once; their values."""
-    _check_threads()
-    encoded = client._encoder.call(function, (tuple(ranks), *args), {})
-    return Together(client, label, [(rank, encoded) for rank in ranks]).run(None)
 
 
 def members(client: Client, target: Target) -> list[int]:
