@@ -24,7 +24,7 @@ def test_the_five_lines(launcher) -> None:
 def test_the_script_for_mpi4casa(launcher) -> None:
     _, example = blocks("python")
     # CASA is not here, so a stand-in has the name of its task.
-    task = "client.push_command_request('def tclean(**given): print(given)', target_server=[1, 2, 3])"
+    task = "client.push_command_request('def tclean(**given): print(given)', True, [1, 2, 3])"
     example = example.replace("client.start_services()\n", f"client.start_services()\n{task}\n")
     ended = launcher.run(example, 4, plain=True).expect(0)
     assert "{'vis': 'X54.ms', 'imagename': 'x54'}" in ended.stdout
