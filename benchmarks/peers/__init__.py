@@ -33,7 +33,8 @@ class Entry:
     once: those that are measured in the first round only. Their ratios do not hang on a few per cent, and
         they take most of the time.
     clients: in worlds of ranks, those that are no servers.
-    each_mpi: whether it is measured with every MPI; the others do not depend on it, or hardly.
+    each_mpi: whether it is measured with every MPI, or with the first one only.
+    by_mpi: whether its data travel by MPI.
     quick: whether it takes part when there is little time.
     """
 
@@ -46,6 +47,7 @@ class Entry:
     options: dict[str, Any] = field(default_factory=dict)
     clients: int = 1
     each_mpi: bool = False
+    by_mpi: bool = False
     quick: bool = True
 
 
@@ -73,7 +75,9 @@ ENTRIES: dict[str, Entry] = {
     "futures-pkl5": Entry(
         "the same, pkl5", "mpi_futures", "mpi4py", "mpi", ("commands",), _ONCE, {"pkl5": True}, each_mpi=True
     ),
-    "pool": Entry("MPIPoolExecutor", "mpi_futures", "mpi4py", "pool", (), _ALL, {"pool": True}, quick=False),
+    "pool": Entry(
+        "MPIPoolExecutor", "mpi_futures", "mpi4py", "pool", (), _ALL, {"pool": True}, by_mpi=True, quick=False
+    ),
     "pool-pkl5": Entry(
         "MPIPoolExecutor, pkl5",
         "mpi_futures",
@@ -82,14 +86,15 @@ ENTRIES: dict[str, Entry] = {
         (),
         _ALL,
         {"pool": True, "pkl5": True},
+        by_mpi=True,
         quick=False,
     ),
     "charm4py": Entry("charm4py", "charm", "charm4py", "charm", ("commands",), _ONCE),
-    "schwimmbad": Entry("schwimmbad", "schwimmbad_pool", "schwimmbad", "mpi", (), _ALL),
+    "schwimmbad": Entry("schwimmbad", "schwimmbad_pool", "schwimmbad", "mpi", (), _ALL, by_mpi=True),
     "ray": Entry("ray", "ray_actors", "ray", "alone", ("arrays",), ("commands", "idle", "gib")),
     "dask-mpi": Entry("dask-mpi", "dask_ranks", "dask-mpi", "mpi", (), _ALL, clients=2),
     "ipyparallel": Entry("ipyparallel", "ipy", "ipyparallel", "alone", (), _ALL),
-    "casampi": Entry("casampi", "casa", "casampi", "mpi", (), ("commands", "idle"), quick=False),
+    "casampi": Entry("casampi", "casa", "casampi", "mpi", (), ("commands", "idle"), by_mpi=True, quick=False),
 }
 
 

@@ -123,9 +123,16 @@ class Results:
                     return str(why)
         return None
 
+    def belongs(self, mpi: str, peer: str) -> bool:
+        """Whether what was measured of a peer holds for this MPI.
+
+        What does not move its data by MPI was measured with the first one, for all.
+        """
+        return mpi == self.mpis[0] or ENTRIES[peer].each_mpi or not ENTRIES[peer].by_mpi
+
     def best(self, mpi: str, peers: tuple[str, ...], figure: str) -> str | None:
         """That one of these peers which is best by its median."""
-        known = {peer: self.value(mpi, peer, figure) for peer in peers}
+        known = {peer: self.value(mpi, peer, figure) for peer in peers if self.belongs(mpi, peer)}
         values = {peer: value for peer, value in known.items() if value is not None}
         if not values:
             return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from . import ENTRIES
 from .figures import COMPARED, FIGURES, FUTURES, Results
 
 _STYLE = {
@@ -45,7 +44,7 @@ def draw(results: Results, path: Path) -> None:
         panel.set_xlabel("speed, as a multiple of raw mpi4py's (the line; right is better)")
         panel.set_yticks(range(len(names)), [_title(name) for name in names])
         panel.set_ylim(len(names) - 0.5, -0.5)  # the first on top
-        panel.xaxis.set_major_formatter(lambda share, _: f"{share:g}")
+        panel.xaxis.set_major_formatter(lambda share, _: f"{share:.6f}".rstrip("0").rstrip("."))
         panel.grid(True, which="major", alpha=0.3)
     handles: dict[str, object] = {}
     for panel in panels[0]:
@@ -62,7 +61,7 @@ def _title(name: str) -> str:
 
 def _share(results: Results, mpi: str, peer: str, name: str) -> float | None:
     chosen = results.best(mpi, FUTURES, name) if peer == "futures" else peer
-    if chosen is None or chosen not in ENTRIES:
+    if chosen is None or not results.belongs(mpi, chosen):
         return None
     value, raw = results.value(mpi, chosen, name), results.value(mpi, "raw", name)
     if value is None or raw is None:

@@ -71,6 +71,8 @@ def _targets(results: Results, mpi: str) -> str:
     lines = ["| figure | ours | compared with | that | ratio | wanted | |", "|---|---|---|---|---|---|---|"]
     last = ""
     for target in TARGETS:
+        if not any(results.rounds(mpi, peer, target.figure) for peer in ("ours", *target.against)):
+            continue  # its group was not asked for
         cells = _target(results, mpi, target)
         title = cells[0]
         if title == last:  # said once for all its lines
@@ -96,7 +98,9 @@ def _target(results: Results, mpi: str, target: Target) -> list[str]:
     other = results.best(mpi, target.against, target.figure)
     words = target.words or ENTRIES[target.against[0]].title
     if other is None:
-        return [figure.title, ours, words, "-", "-", _times(target.wanted), "not measured"]
+        reasons = (results.missing(mpi, peer, target.figure) for peer in target.against)
+        why = next((f"that {reason}" for reason in reasons if reason), "not measured")
+        return [figure.title, ours, words, "-", "-", _times(target.wanted), why]
     ratio = results.ratio(mpi, target.figure, other)
     shown = amount(figure, results.value(mpi, other, target.figure))
     if ratio is None:
@@ -115,12 +119,19 @@ def _limit(figure: Figure, ours: str, target: Target, value: Any, ratio: str, wa
 
 
 def _values(results: Results, mpi: str) -> str:
-    peers = [peer for peer in ENTRIES if any(results.rounds(mpi, peer, figure) for figure in COMPARED)]
+    peers = [
+        peer
+        for peer in ENTRIES
+        if (mpi == results.mpis[0] or ENTRIES[peer].each_mpi)
+        and any(results.rounds(mpi, peer, figure) for figure in COMPARED)
+    ]
     lines = [
         f"| | {' | '.join(ENTRIES[peer].title for peer in peers)} |",
         f"|---|{'---|' * len(peers)}",
     ]
     for name in COMPARED:
+        if not any(results.rounds(mpi, peer, name) for peer in peers):
+            continue  # its group was not asked for
         cells = [_with_details(results, mpi, peer, name) for peer in peers]
         lines.append(f"| {FIGURES[name].title} | {' | '.join(cells)} |")
     starts = [_start(results, mpi, peer) for peer in peers]
