@@ -186,11 +186,18 @@ class CommandFuture(concurrent.futures.Future[Any]):
     _result = None
     _exception = None
     _asked = False  # somebody has asked for one of these; to look into `__dict__` would make one
+    first_item: int | None = None
+    """Of a chunk of a map: the index of its first item."""
+    seconds: float | None = None
+    """Of a chunk of a map that has ended: how long it ran on its server."""
 
-    def __init__(self, loop: Loop, request: Request, first_item: int = 0) -> None:
+    def __init__(self, loop: Loop, request: Request, first_item: int | None = None) -> None:
         self._loop = loop
-        self.request = request
-        self.first_item = first_item
+        # Let go of when it has ended, and nothing else is kept that need not be: when a million futures are
+        # held, the garbage collector looks at each and at all it refers to, again and again.
+        self.request: Request | None = request
+        if first_item is not None:
+            self.first_item = first_item
 
     def __getattr__(self, name: str) -> Any:
         if name in ("_condition", "_waiters", "_done_callbacks"):
@@ -207,7 +214,7 @@ class CommandFuture(concurrent.futures.Future[Any]):
         if self._state is not _FINISHED:
             self._await(timeout)
             if self.cancelled():
-                raise CommandCancelled(f"request {self.request.id} was cancelled before it was sent")
+                raise CommandCancelled(f"{self._words()} was cancelled before it was sent")
         if self._exception is not None:
             try:
                 raise self._exception
@@ -219,7 +226,7 @@ class CommandFuture(concurrent.futures.Future[Any]):
         """The error, or None if the command ended well."""
         self._await(timeout)
         if self.cancelled():
-            raise CommandCancelled(f"request {self.request.id} was cancelled before it was sent")
+            raise CommandCancelled(f"{self._words()} was cancelled before it was sent")
         return self._exception
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
@@ -238,20 +245,26 @@ class CommandFuture(concurrent.futures.Future[Any]):
             try:
                 callback(self)
             except Exception:
-                log.exception("a callback of request %d raised", self.request.id)
+                log.exception("the callback %r of a future raised", callback)
 
     def cancel(self) -> bool:
         """Cancel the command if it is still queued; whether it is cancelled now."""
-        if not self.done():
-            self._loop.cancel(self.request)
+        request = self.request
+        if request is not None and not self.done():
+            self._loop.cancel(request)
         return self.cancelled()
 
     def running(self) -> bool:
         """Whether the command was sent to a server and has not ended."""
-        return not self.done() and self.request.server is not None
+        request = self.request
+        return request is not None and not self.done() and request.server is not None
 
     def settle(self, request: Request) -> None:
         """Called once, by the client, when the command has ended."""
+        if request.error is None:
+            self.request = None
+        if request.started_at is not None and request.finished_at is not None:  # it has run
+            self.seconds = request.finished_at - request.started_at
         if request.status is Status.CANCELLED:
             super().cancel()
             self.set_running_or_notify_cancel()
@@ -260,13 +273,18 @@ class CommandFuture(concurrent.futures.Future[Any]):
         else:
             self.set_result(request.value)
 
-    def settle_alone(self, value: Any) -> bool:
+    def settle_alone(self, value: Any, seconds: float) -> bool:
         """Take the value; False if somebody is to be told of it, by `settle`."""
         if self._asked:
             return False
         self._result = value
+        if self.first_item is not None:
+            self.seconds = seconds
         self._state = _FINISHED
-        return not self._asked  # in this very moment
+        if self._asked:  # in this very moment
+            return False
+        self.request = None
+        return True
 
     def set_result(self, result: Any) -> None:
         """The command ended well; for the client."""
@@ -295,6 +313,9 @@ class CommandFuture(concurrent.futures.Future[Any]):
     def _await(self, timeout: float | None) -> None:
         if not self.done() and not self._loop.wait(self.done, timeout):
             raise CommandTimeout(
-                f"request {self.request.id} has not ended within the {timeout} s that were waited for; "
-                "it goes on"
+                f"{self._words()} has not ended within the {timeout} s that were waited for; it goes on"
             )
+
+    def _words(self) -> str:
+        request = self.request
+        return "the request" if request is None else f"request {request.id}"

@@ -464,7 +464,7 @@ class Client(concurrent.futures.Executor):
         rank: int | None,
         timeout: float | None,
         retries: int,
-        first_item: int = 0,
+        first_item: int | None = None,
         id: int = 0,
     ) -> CommandFuture:
         request = self._request(command, encoded, rank, id)

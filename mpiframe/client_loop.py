@@ -114,6 +114,14 @@ class ClientLoop(Driver):
         instructions = self.dispatcher.pushed(request)
         if instructions:
             self._carry_out(instructions)
+        elif request.target is None and (rank := self.dispatcher.awaited()) is not None:
+            self._expect_progress(rank)
+
+    def _expect_progress(self, rank: int) -> None:
+        """Look in time whether this server is on another command: others wait for this one to end."""
+        if rank not in self._ahead:
+            self._ahead[rank] = self.dispatcher.running(rank), time.monotonic() + _STUCK
+            self.kick()  # whoever sleeps is to look in time
 
     def push_to_idle(
         self, rank: int | None, command: Any, encoded: Encoded, ids: Iterator[int], wait: bool
@@ -125,7 +133,7 @@ class ClientLoop(Driver):
         with self.lock:
             self._check_open()
             idle = self.dispatcher.idle(rank)
-            if idle is None:
+            if idle is None or (rank is None and not wait and self.dispatcher.is_soon(encoded.pace_key)):
                 return None
             id = next(ids)
             queued_at = clock()
@@ -138,7 +146,7 @@ class ClientLoop(Driver):
             self.requests[id] = request
             self.last_id = id
             self.open += 1
-            self.dispatcher.pushed(request)  # which says what was just done
+            self.dispatcher.taken(idle, request)
             if not wait:
                 self._stay()
             return request
@@ -211,7 +219,8 @@ class ClientLoop(Driver):
             id, outcome, payload, started, finished, pieces, count = answer
             if pieces:
                 self._printed(rank, id, pieces)
-            ended.append((id, finished - started))
+            seconds = finished - started
+            ended.append((id, seconds))
             request = self.requests.get(id)
             if request is not None and not request.ended:
                 request.ended = True
@@ -226,7 +235,7 @@ class ClientLoop(Driver):
                     request.status = _DONE
                     request.told = True
                     if future is not None:
-                        if future.settle_alone(payload):
+                        if future.settle_alone(payload, seconds):
                             request.future = None
                             del self.requests[id]
                         else:
@@ -282,10 +291,12 @@ class ClientLoop(Driver):
                 break
             del self._ahead[rank]
             waiting, running = self.dispatcher.recallable(rank), self.dispatcher.running(rank)
-            if waiting and running == id:
+            if running == id:
                 for request in waiting:
                     self.control(rank, doorbell.RECALL, request.id, request.serial)
-            if waiting:
+                if self.dispatcher.awaited() == rank:
+                    self._carry_out(self.dispatcher.spread())
+            if waiting or self.dispatcher.awaited() == rank:
                 self._ahead[rank] = running, now + _STUCK
 
     # -- what the dispatcher says (with the lock) ----------------------------------------------------
@@ -304,11 +315,8 @@ class ClientLoop(Driver):
         commands: list[Any] = []
         buffers: list[Any] = []
         now = clock()
-        if rank not in self._ahead:
-            running = self.dispatcher.running(rank)
-            if len(requests) > 1 or running != requests[0].id:
-                self._ahead[rank] = running, time.monotonic() + _STUCK
-                self.kick()  # whoever sleeps is to look in time
+        if len(requests) > 1 or self.dispatcher.running(rank) != requests[0].id:
+            self._expect_progress(rank)
         for request in requests:
             request.sent_at = now
             frame = request.frame
@@ -399,7 +407,8 @@ class ClientLoop(Driver):
     def pause(self, rank: int) -> None:
         """Send this server nothing new until it is resumed."""
         with self.lock:
-            self.dispatcher.paused(rank)
+            self._carry_out(self.dispatcher.paused(rank))
+        self.kick()
 
     def resume(self, rank: int) -> None:
         """Use a server again that was paused."""

@@ -190,10 +190,10 @@ class MapRun:
         """A chunk has ended: see how long its items took, and start what follows it."""
         with self._count:
             self._running -= 1
-        request = future.request  # type: ignore[attr-defined]
+        took: float | None = future.seconds  # type: ignore[attr-defined]
         count = self._under_way.get(future)
-        if count and request.started_at is not None:
-            seconds = max(request.finished_at - request.started_at, 1e-7) / count
+        if count and took is not None:
+            seconds = max(took, 1e-7) / count
             wanted = max(_CHUNK_SECONDS, _CLIENT_SECONDS * self._servers)
             self._next_size = max(1, min(math.ceil(wanted / seconds), _GROWTH * count))
         if self._limit is None:

@@ -9,7 +9,8 @@ The rules:
 1. A request for one server waits in that server's own queue; the others wait in the shared queue. A
    server takes from its own queue first, then from the shared one, each in the order of pushing.
 2. A server that works gets more sent ahead only while all it holds, and what would follow, is known
-   to be short (`Pace`). What was expected to be short can be long this time: then the client has those
+   to be short (`Pace`). It gets it even though others are idle, if it will have done it before one of
+   them were awake: so many servers with next to nothing to do are not woken in turn. What was expected to be short can be long this time: then the client has those
    behind it back that any server may run (`recallable`, `recalled`).
 3. A request ends once. What is heard of it later is dropped.
 """
@@ -31,6 +32,8 @@ WINDOW = 256
 """Commands that a server may hold at most."""
 SINGLY = 16
 """Commands that a server may hold and still be sent one by one; more go together, when it has answered."""
+WAKING = 100e-6
+"""Seconds that it takes to wake an idle server, about: what a working one does sooner goes to that one."""
 _SENT = Status.SENT  # looking a member up in its class takes as long as the rest of the line
 
 
@@ -108,6 +111,7 @@ class Dispatcher:
         self._servers: dict[int, _Server] = {}
         self._lost: set[int] = set()
         self._idle: dict[int, None] = {}  # an ordered set; the last to become idle is still warm
+        self._warm: _Server | None = None  # the last one that was chosen from among the idle
         self._shared: deque[Request] = deque()
         self._deadlines: list[tuple[float, int]] = []
         self._timed: dict[int, Request] = {}
@@ -134,14 +138,17 @@ class Dispatcher:
             if not self._servers:
                 return [self._end(request, Status.LOST, None)]
             if self._idle:
+                if self.is_soon(request.key) and self._fits(self._warm, request):  # type: ignore[arg-type]
+                    self._shared.append(request)  # and goes with others when it has answered
+                    return []
                 if self.highest_first:
                     rank = max(self._idle)
                     del self._idle[rank]
                 else:
-                    rank = self._idle.popitem()[
-                        0
-                    ]  # to look for the last one, and then delete it, is not flat
-                return [self._send_one(self._servers[rank], request)]
+                    # To look for the last one, and then delete it, is not flat.
+                    rank = self._idle.popitem()[0]
+                self._warm = self._servers[rank]
+                return [self._send_one(self._warm, request)]
             self._shared.append(request)
             return []
         server = self._servers.get(request.target)
@@ -155,6 +162,14 @@ class Dispatcher:
         server.own.append(request)
         server.queued += 1
         return []
+
+    def taken(self, rank: int, request: Request) -> None:
+        """The client has sent this request to a server that `idle` named."""
+        del self._idle[rank]
+        server = self._servers[rank]
+        if request.target is None:
+            self._warm = server
+        self._book(server, request)
 
     def answered(self, rank: int, answers: Iterable[tuple[int, float]]) -> list[Instruction]:
         """A server answered requests: pairs of id and seconds that the command took."""
@@ -191,6 +206,8 @@ class Dispatcher:
             return []
         self._lost.add(rank)
         self._idle.pop(rank, None)
+        if self._warm is server:
+            self._warm = None
         instructions: list[Instruction] = []
         again: list[Request] = []
         for request in [*server.waiting.values(), *server.sent.values()]:
@@ -207,9 +224,7 @@ class Dispatcher:
         if not self._servers:
             instructions += [self._end(r, Status.LOST, None) for r in self._shared if not r.ended]
             self._shared.clear()
-        while self._shared and (idle := self.idle(None)) is not None:
-            instructions += self._refill(self._servers[idle])
-        return instructions
+        return instructions + self.spread()
 
     def recallable(self, rank: int) -> list[Request]:
         """What was sent ahead to a server, and any other might run."""
@@ -237,16 +252,23 @@ class Dispatcher:
             self._story.append((id, "recalled", rank))
         if not server.sent:
             instructions += self._settle(server)
+        return instructions + self.spread()
+
+    def spread(self) -> list[Instruction]:
+        """Nothing is to wait any longer for a server that works, while others are idle."""
+        instructions: list[Instruction] = []
         while self._shared and (idle := self.idle(None)) is not None:
             instructions += self._refill(self._servers[idle])
         return instructions
 
-    def paused(self, rank: int) -> None:
+    def paused(self, rank: int) -> list[Instruction]:
         """A server is to get nothing new until it is `resumed`; what it was sent stays with it."""
         server = self._servers.get(rank)
-        if server is not None:
-            server.paused = True
-            self._idle.pop(rank, None)
+        if server is None:
+            return []
+        server.paused = True
+        self._idle.pop(rank, None)
+        return self.spread()
 
     def resumed(self, rank: int) -> list[Instruction]:
         """A server that was paused may get commands again."""
@@ -291,6 +313,19 @@ class Dispatcher:
         if target is None:
             return max(self._idle, default=None) if self.highest_first else next(reversed(self._idle), None)
         return target if target in self._idle else None
+
+    def awaited(self) -> int | None:
+        """The working server for which requests wait though others are idle; see `spread`."""
+        warm = self._warm
+        return warm.rank if self._shared and self._idle and warm is not None and warm.sent else None
+
+    def is_soon(self, key: int) -> bool:
+        """Whether a working server would have done a command with this key before an idle one were awake."""
+        warm = self._warm
+        if warm is None or not warm.sent or warm.queued or self.highest_first:
+            return False
+        expected = self.pace.expected(key)
+        return expected is not None and warm.load + (len(self._shared) + 1) * expected <= WAKING
 
     def ranks(self) -> list[int]:
         """The servers that live, ascending."""
@@ -340,7 +375,8 @@ class Dispatcher:
             assert len(server.sent) <= WINDOW, rank
             assert all(r.target in (None, rank) for r in server.sent.values()), rank
         waits = any(r.status is Status.QUEUED for r in self._shared)
-        assert not (waits and self._idle), "a server is idle while the shared queue is not empty"
+        works = self._warm is not None and self._warm.sent
+        assert works or not (waits and self._idle), "a server is idle while the shared queue is not empty"
         assert set(self._idle) <= set(self._servers)
         assert not self._lost & set(self._servers)
 
@@ -384,7 +420,11 @@ class Dispatcher:
             # Estimates move while commands are out, so the sum is made anew; the window bounds it.
             expected = self.pace.expected
             server.load = sum([expected(r.key) or 0.0 for r in server.sent.values()])
-        return self._refill(server)
+        instructions = self._refill(server)
+        if self._shared and self._idle:
+            # They were to be done soon. They are not: what was expected to be short was not, or does not fit.
+            instructions += self.spread()
+        return instructions
 
     def _refill(self, server: _Server) -> list[Instruction]:
         if server.paused:

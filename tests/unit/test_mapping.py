@@ -283,7 +283,7 @@ def test_callbacks_are_called_once_whenever_they_are_added(how: str) -> None:
         for future in futures:
             end(future.request, 7)
             barrier.wait(20)
-            if how == "settle" or not future.settle_alone(7):
+            if how == "settle" or not future.settle_alone(7, 0.05):
                 future.settle(future.request)
 
     with concurrent.futures.ThreadPoolExecutor(threads + 1) as pool:
@@ -306,7 +306,7 @@ def test_threads_that_wait_while_it_ends(how: str) -> None:
         for n, future in enumerate(futures):
             end(future.request, n, CommandError("bad") if n % 3 == 0 else None)
             barrier.wait(20)
-            if how == "settle" or n % 3 == 0 or not future.settle_alone(n):
+            if how == "settle" or n % 3 == 0 or not future.settle_alone(n, 0.05):
                 future.settle(future.request)
 
     def wait() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mpiframe.messages import Request, Status
-from mpiframe.queues import BUDGET, SHORT, SINGLY, WINDOW, Dispatcher, End, Interrupt, Pace, Send
+from mpiframe.queues import BUDGET, SHORT, SINGLY, WAKING, WINDOW, Dispatcher, End, Interrupt, Pace, Send
 
 FAST, SLOW, NEW = 1, 2, 3  # keys of commands: known to be short, known to be long, unknown
 
@@ -64,9 +64,8 @@ class Desk:
     def lose(self, rank: int) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.lost(rank))
 
-    def pause(self, rank: int) -> None:
-        self.dispatcher.paused(rank)
-        self.dispatcher.validate()
+    def pause(self, rank: int) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.paused(rank))
 
     def resume(self, rank: int) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.resumed(rank))
@@ -512,6 +511,48 @@ def test_nothing_is_sent_ahead_that_could_not_be_had_back() -> None:
     assert desk.push(None, FAST) == []
 
 
+# -- what a working server will have done before an idle one were awake -----------------------------
+
+
+def test_what_is_done_soon_waits_for_a_working_server_and_travels_together() -> None:
+    desk = Desk(3)
+    desk.dispatcher.pace.learn(FAST, WAKING / 10)
+    assert desk.push(None, FAST) == [("send", 3, 1)]
+    assert desk.push(None, FAST) == []
+    assert desk.push(None, FAST) == []
+    assert desk.dispatcher.awaited() == 3
+    assert desk.push(None, NEW) == [("send", 2, 4)]  # of this nobody knows how long it takes
+    assert desk.answer(3, 1, seconds=1e-6) == [("send", 3, 2, 3)]
+    assert desk.dispatcher.awaited() is None
+
+
+def test_no_more_waits_for_a_working_server_than_is_done_soon() -> None:
+    desk = Desk(2)
+    desk.dispatcher.pace.learn(FAST, WAKING / 2)
+    assert desk.push(None, FAST) == [("send", 2, 1)]
+    assert desk.push(None, FAST) == []
+    assert desk.push(None, FAST) == [("send", 1, 3)]
+
+
+def test_what_turns_out_to_take_long_holds_up_nothing_while_servers_are_idle() -> None:
+    desk = Desk(3)
+    for _ in range(3):
+        desk.push(None, FAST)
+    assert desk.told(desk.dispatcher.spread()) == [("send", 2, 2, 3)]
+    desk = Desk(3)
+    for _ in range(3):
+        desk.push(None, FAST)
+    assert desk.answer(3, 1, seconds=10.0) == [("send", 3, 2), ("send", 2, 3)]
+
+
+def test_what_waits_for_a_server_that_is_paused_or_lost_goes_elsewhere() -> None:
+    for event in (Desk.pause, Desk.lose):
+        desk = Desk(2)
+        desk.push(None, FAST)
+        assert desk.push(None, FAST) == []
+        assert ("send", 1, 2) in event(desk, 2)
+
+
 # -- pausing, and the choice among idle servers ---------------------------------------------------
 
 
@@ -723,7 +764,7 @@ class Histories(RuleBasedStateMachine):
     def pause(self, data: st.DataObject) -> None:
         rank = data.draw(st.sampled_from(self.live()))
         self.paused.add(rank)
-        self.dispatcher.paused(rank)
+        self.carry_out(self.dispatcher.paused(rank))
 
     @precondition(lambda self: self.paused)
     @rule(data=st.data())
@@ -768,7 +809,9 @@ class Histories(RuleBasedStateMachine):
             if not request.ended and request.server is None:
                 assert self.holds, f"request {request.id} waits though no server is left"
                 free = idle if request.target is None else [r for r in idle if r == request.target]
-                assert not free, f"request {request.id} waits though {free} are idle"
+                awaited = self.dispatcher.awaited() if request.target is None else None
+                soon = awaited is not None and self.holds[awaited]
+                assert soon or not free, f"request {request.id} waits though {free} are idle"
 
     def teardown(self) -> None:
         """When the servers have answered all they hold, every request has ended, once."""
