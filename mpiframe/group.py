@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -133,7 +134,10 @@ def fold(
     total, ours = _partials.pop(reduction, (_NOTHING, False))
     for index, args in enumerate(items):
         try:
-            total, ours = combine(op, total, ours, call(function, args, {}))
+            value = call(function, args, {})
+            # A view of it would refer to it, too.
+            fresh = type(value) is numpy.ndarray and value.flags.owndata and _references(value) == _ALONE
+            total, ours = combine(op, total, ours, value, fresh)
         except BaseException as error:
             raise ItemError(index, error) from error
     _partials[reduction] = total, ours
@@ -144,10 +148,28 @@ def evaluate(reduction: int, source: str) -> None:
     _partials[reduction] = _here().namespace.run_string(Mode.EVAL, source, None), False
 
 
-def combine(op: Callable[[Any, Any], Any], total: Any, ours: bool, value: Any) -> tuple[Any, bool]:
-    """(`op(total, value)`, whether it may be changed in place); in place where `total` is ours."""
+def _references(value: Any) -> int:
+    return sys.getrefcount(value)
+
+
+def _alone() -> int:
+    value = numpy.empty(0)
+    return _references(value)
+
+
+_ALONE = _alone()
+"""What `_references` says of what only the caller's variable refers to; Pythons differ in what they count."""
+
+
+def combine(
+    op: Callable[[Any, Any], Any], total: Any, ours: bool, value: Any, fresh: bool = False
+) -> tuple[Any, bool]:
+    """(`op(total, value)`, whether it may be changed in place); in place where `total` is ours.
+
+    `fresh`: `value` is nobody else's, so it is ours if it is all there is.
+    """
     if total is _NOTHING:
-        return value, False
+        return value, fresh and value.flags.writeable and value.dtype.isnative
     if value is _NOTHING:
         return total, ours
     ufunc = _UFUNCS.get(op, op) if _hashable(op) else op

@@ -9,9 +9,10 @@ The rules:
 1. A request for one server waits in that server's own queue; the others wait in the shared queue. A
    server takes from its own queue first, then from the shared one, each in the order of pushing.
 2. A server that works gets more sent ahead only while all it holds, and what would follow, is known
-   to be short (`Pace`). It gets it even though others are idle, if it will have done it before one of
-   them were awake: so many servers with next to nothing to do are not woken in turn. What was expected to be short can be long this time: then the client has those
-   behind it back that any server may run (`recallable`, `recalled`).
+   to be short (`Pace`). What it will have done before an idle server were awake waits for it even though
+   there are idle ones: so many servers with next to nothing to do are not woken in turn. What was
+   expected to be short can be long this time: then the client has those behind it back that any server
+   may run (`awaited` and `spread`, `recallable` and `recalled`).
 3. A request ends once. What is heard of it later is dropped.
 """
 

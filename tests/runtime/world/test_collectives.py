@@ -240,6 +240,23 @@ def ones(n):
     return np.full((3, 2), n, np.float64)
 
 
+KEEPERS = {
+    "a global": "KEPT.setdefault(i, np.full(8, float(i)))",
+    "a view": "KEPT.setdefault(i, np.full(16, float(i)))[:8]",
+    "its base": "KEPT.setdefault(i, np.full((2, 8), float(i))[:1]).base[0]",
+    "nobody": "np.full(8, float(i))",
+}
+
+
+@pytest.mark.parametrize("how", KEEPERS)
+def test_reduce_changes_no_array_that_somebody_else_holds(client, how):
+    client.push("import numpy as np; KEPT = {}", target="all", block=True)
+    keeper = in_main(f"def keeper(i): return {KEEPERS[how]}", "keeper")
+    for _ in range(2):  # had the first call changed what is kept, the second would see it
+        assert client.reduce(np.add, keeper, range(12)).tolist() == [66.0] * 8
+    assert everywhere(client, "all((v == k).all() for k, v in KEPT.items())") == [True] * len(client.servers)
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 40, 1000])
 def test_reduce_keeps_the_order_of_the_items(client, count):
