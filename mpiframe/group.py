@@ -138,6 +138,9 @@ def fold(
             # A view of it would refer to it, too.
             fresh = type(value) is numpy.ndarray and value.flags.owndata and _references(value) == _ALONE
             total, ours = combine(op, total, ours, value, fresh)
+            # Before the next is made: what is freed at once is used again, and pages that are in use are
+            # what large arrays are quick by.
+            del value
         except BaseException as error:
             raise ItemError(index, error) from error
     _partials[reduction] = total, ours
