@@ -54,7 +54,7 @@ class Config:
         return cls(**values)  # type: ignore[arg-type]
 
 
-_NOT_OURS = tuple(f"MPIFRAME_{word}" for word in ("RUN_DIR", "CALLER_ENV", "TERMINAL", "PYTHON", "TEST"))
+_NOT_OURS = tuple(f"MPIFRAME_{word}" for word in ("RUN_DIR", "CALLER_ENV", "TERMINAL", "PYTHON", "TEST", "JOIN", "RESILIENT"))
 
 
 def unknown_settings(environ: Mapping[str, str] = os.environ) -> list[str]:

@@ -12,7 +12,7 @@ Nothing here imports mpi4py: importing it would start MPI in the launcher itself
 
 from mpiframe.launcher.environment import Purpose, scrub_environment
 from mpiframe.launcher.library import MpiLibrary, find_library, find_mpiexec
-from mpiframe.launcher.planning import LaunchPlan, plan, prepare_process
+from mpiframe.launcher.planning import LaunchPlan, plan, prepare_process, resilience
 from mpiframe.launcher.supervise import GRACE_SECONDS, TIMED_OUT, run
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "find_mpiexec",
     "plan",
     "prepare_process",
+    "resilience",
     "run",
     "scrub_environment",
 ]

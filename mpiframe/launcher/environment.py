@@ -19,9 +19,14 @@ Purpose = Literal["job", "step", "child"]
 CALLER_ENV = "MPIFRAME_CALLER_ENV"
 """Holds, as JSON, the MPI settings of the caller of `mpiframe run`, apart from the launcher's."""
 
-RUN_DIR = "MPIFRAME_RUN_DIR"
 TERMINAL = "MPIFRAME_TERMINAL"
+RUN_DIR = "MPIFRAME_RUN_DIR"
 """The private directory of one run, in which rank 0 writes `host pid` to the file `client`."""
+
+JOIN = "MPIFRAME_JOIN"
+"""How this process comes into a world whose ranks were launched one by one, as JSON; see `joining`."""
+RESILIENT = "MPIFRAME_RESILIENT"
+"""Set in every rank of a world that outlives a dead server: "ulfm" or "joined"."""
 
 _MPI = (
     "PMI_",
@@ -43,6 +48,8 @@ _MPI_NAMES = frozenset({
     CALLER_ENV,
     RUN_DIR,
     TERMINAL,
+    JOIN,
+    RESILIENT,
 })  # fmt: skip
 
 # Settings that people make under the same prefixes as the variables of a rank.

@@ -11,11 +11,16 @@ The life of one run:
    knows its ranks on other hosts; shortly after, SIGKILL to every process that is left on this
    host.
 6. The run directory is removed.
+
+A resilient world outlives its ranks, so its launchers do not say how it ended: the client does, by the pipes
+of `orders`. This process starts and ends further servers when the client asks for it (MPICH: each has a
+launcher of its own), and ends all that is left when the client has.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import shutil
@@ -28,10 +33,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 from mpiframe.errors import WorldError
-from mpiframe.launcher.environment import CALLER_ENV, RUN_DIR, TERMINAL, record_caller, scrub_environment
+from mpiframe.launcher.environment import (
+    CALLER_ENV,
+    JOIN,
+    RUN_DIR,
+    TERMINAL,
+    record_caller,
+    scrub_environment,
+)
+from mpiframe.launcher.orders import Desk
 from mpiframe.launcher.planning import LaunchPlan
 from mpiframe.launcher.processes import adopting_orphans, descendants, end_with_parent, reap, send
 
@@ -40,6 +53,7 @@ GRACE_SECONDS = 2.2
 
 _TERM_SECONDS = 0.4  # for the launcher to end its ranks after SIGTERM, before SIGKILL
 _SETTLE_SECONDS = 0.5  # for a launcher's helpers to leave after the launcher ended by itself
+_LEAVE_SECONDS = 2.0  # for servers and launchers to leave when the client has
 _KILL_SECONDS = 2.0  # for the kernel to take away what was killed
 _SAME_PRESS_SECONDS = 0.1  # `timeout` and some shells deliver one Ctrl-C twice
 
@@ -76,7 +90,8 @@ def run(
     directory = Path(tempfile.mkdtemp(prefix="mpiframe-", dir=memory))
     try:
         with adopting_orphans(), _signals_as_bytes() as inbox:
-            world = _World(plan, directory, inbox, output)
+            kind = _ResilientWorld if plan.resilient else _World
+            world = kind(plan, directory, inbox, output)
             try:
                 return world.wait(grace, timeout)
             finally:
@@ -100,25 +115,31 @@ class _World:
         env |= {CALLER_ENV: record_caller(env), RUN_DIR: str(directory), **plan.env_added}
         if sys.stderr is not None and sys.stderr.isatty():
             env[TERMINAL] = os.ttyname(sys.stderr.fileno())  # ranks get pipes; progress bars want this
+        self._plan, self._env, self._output = plan, env, output
+        self._mpiexec = self._launch(plan.argv, env, _standard_input())
+
+    def _launch(
+        self, argv: tuple[str, ...], env: dict[str, str], stdin: int | None
+    ) -> subprocess.Popen[bytes]:
         try:
             # A preexec_fn is safe here: no other thread of this process could hold a lock.
-            self._mpiexec = subprocess.Popen(
-                plan.argv,
+            return subprocess.Popen(
+                argv,
                 env=env,
-                stdin=_standard_input(),
-                stdout=output,
-                stderr=output,
+                stdin=stdin,
+                stdout=self._output,
+                stderr=self._output,
                 start_new_session=True,
                 preexec_fn=end_with_parent,
             )
         except OSError as error:
-            raise WorldError(f"cannot start {plan.mpiexec}: {error.strerror}") from error
+            raise WorldError(f"cannot start {argv[0]}: {error.strerror}") from error
 
     def wait(self, grace: float, timeout: float | None) -> int:
         """Wait for the end, act on signals, and return the exit status."""
         limit = None if timeout is None else time.monotonic() + timeout
         first, first_at, asked_client = 0, 0.0, False
-        while self._mpiexec.poll() is None:
+        while self._mpiexec.poll() is None and not self._over():
             arrived = self._next_signal(limit)
             if arrived is None:  # the time is over
                 self._end_by_force()
@@ -133,7 +154,7 @@ class _World:
             elif time.monotonic() - first_at > _SAME_PRESS_SECONDS:
                 self._end_by_force()
                 return 128 + first
-        status = self._mpiexec.returncode
+        status = self._status()
         # MPICH's mpiexec ends with 0 when it got the signal itself, though the job was cut short.
         if first and (status != 0 or not asked_client):
             return 128 + first
@@ -149,6 +170,14 @@ class _World:
         if status == 0:
             status = self._own_status()  # which MPICH's mpiexec does not always hear
         return status if status >= 0 else 128 - status
+
+    def _over(self) -> bool:
+        """Whether the world has ended, though its launcher has not."""
+        return False
+
+    def _status(self) -> int:
+        """How the launcher says that the world ended."""
+        return self._mpiexec.returncode
 
     def _own_status(self) -> int:
         """What the client said it would end with; 0 if it said nothing that can be read."""
@@ -195,7 +224,11 @@ class _World:
 
     def _reap(self) -> None:
         self._mpiexec.poll()  # by its own object, which keeps the status
-        reap(keep={self._mpiexec.pid, *self._strangers})
+        reap(keep={self._mpiexec.pid, *self._kept(), *self._strangers})
+
+    def _kept(self) -> set[int]:
+        """Children that are not to be reaped here, because their own objects do it."""
+        return set()
 
     def _wait_until_gone(self, seconds: float) -> None:
         """Return when no process of the world is left, or after so many seconds."""
@@ -208,8 +241,84 @@ class _World:
     def _next_signal(self, limit: float | None) -> int | None:
         """The next signal to arrive, waiting until `limit` (monotonic time); None if none did."""
         seconds = None if limit is None else max(0.0, limit - time.monotonic())
-        readable, _, _ = select.select([self._inbox], [], [], seconds)
-        return self._inbox.recv(1)[0] if readable else None
+        readable, _, _ = select.select([self._inbox, *self._watched()], [], [], seconds)
+        if self._inbox in readable:
+            return self._inbox.recv(1)[0]
+        if readable:
+            self._heed()
+            return signal.SIGCHLD  # something has happened, too, that is no signal to pass on
+        return None
+
+    def _watched(self) -> list[int]:
+        """Descriptors to look at beside the signals."""
+        return []
+
+    def _heed(self) -> None:
+        """One of these can be read."""
+
+
+class _ResilientWorld(_World):
+    """A world whose client says what is to be started and when it has ended."""
+
+    def __init__(
+        self, plan: LaunchPlan, directory: Path, inbox: socket.socket, output: IO[bytes] | None
+    ) -> None:
+        self._desk = Desk(directory)
+        self._servers: dict[subprocess.Popen[bytes], int] = {}  # the launchers of a joined world
+        self._told_over = False
+        super().__init__(plan, directory, inbox, output)
+
+    def _over(self) -> bool:
+        return self._told_over or self._desk.client_is_gone
+
+    def _status(self) -> int:
+        if self._status_file.exists():
+            return self._own_status()
+        return self._mpiexec.returncode or 1 if self._mpiexec.poll() is not None else 1
+
+    def clear(self) -> None:
+        if not self._told_over and not self._forced:
+            self._wait_until_gone(_LEAVE_SECONDS)
+        # Open MPI's launcher would say that its ranks ended improperly: it is ended before it can see it.
+        self._end_launchers(signal.SIGTERM)
+        self._wait_until_gone(_TERM_SECONDS)
+        super().clear()
+        self._desk.close()
+
+    def _end_by_force(self) -> None:
+        self._end_launchers(signal.SIGTERM)
+        super()._end_by_force()
+
+    def _end_launchers(self, number: int) -> None:
+        launchers = [self._mpiexec, *self._servers]
+        send([launcher.pid for launcher in launchers if launcher.poll() is None], number)
+
+    def _watched(self) -> list[int]:
+        return [] if self._over() else [self._desk.fd]
+
+    def _kept(self) -> set[int]:
+        return {launcher.pid for launcher in self._servers}
+
+    def _heed(self) -> None:
+        for order in self._desk.orders():
+            for ticket in order.get("start", ()):
+                self._start(ticket)
+            if "end" in order:
+                send([p.pid for p, rank in self._servers.items() if rank == order["end"]], signal.SIGTERM)
+            self._told_over |= "over" in order
+
+    def _start(self, ticket: dict[str, Any]) -> None:
+        rank = int(ticket["rank"])
+        env = self._env | {JOIN: json.dumps(ticket)}
+        launcher = self._launch(self._plan.server_argv(rank), env, subprocess.DEVNULL)
+        self._servers[launcher] = rank
+
+    def _reap(self) -> None:
+        super()._reap()
+        for launcher in list(self._servers):
+            status = launcher.poll()
+            if status is not None:
+                self._desk.tell({"ended": self._servers.pop(launcher), "status": status})
 
 
 def _standard_input() -> int | None:

@@ -1,0 +1,180 @@
+"""How ranks that were not launched together come to share a communicator.
+
+    start      MPICH: every rank has a launcher of its own. The client opens a port for each server, asks the
+               launcher to start them, and takes them in one after the other; all that are in take part in
+               that, so in the end there is one communicator, in which everyone has the rank of the world.
+    replace    MPICH: the same with one server, which shares a communicator with the client alone.
+    spawn      Open MPI: MPI starts the replacement itself.
+
+A port for each, because MPICH's library crashes when two connect to one at a time; and always merged, because
+communicators between two groups are slow in every MPI. MPI's calls for this block for as long as the other side
+takes, so the client makes them in a thread, and gives up when the launcher says that the other has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mpi4py import MPI
+
+from mpiframe.errors import WorldError
+from mpiframe.launcher.environment import JOIN, RESILIENT
+from mpiframe.launcher.orders import Link, link
+
+_T = TypeVar("_T")
+_CWD = os.getcwd()  # where the ranks of this run were started; a script may go elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A place in a world: the communicator that leads to the client, and what is known of the world."""
+
+    comm: MPI.Intracomm
+    base: MPI.Intracomm  # of which those who were there from the start make groups; not for messages
+    rank: int  # in the world
+    size: int  # of the world
+
+
+def resilient() -> str:
+    """How this world outlives a dead server: "ulfm", "joined", or "" if it does not."""
+    return os.environ.get(RESILIENT, "")
+
+
+def join(deadline: float) -> Joined | None:
+    """Come into the world in the way this process was told to; None if it was launched with all others.
+
+    Raises WorldError if the others do not come before `deadline` (monotonic seconds).
+    """
+    if MPI.COMM_WORLD.Get_size() > 1 or not resilient():
+        return None
+    text = os.environ.pop(JOIN, "")
+    if not text:
+        return _come_spawned() if MPI.Comm.Get_parent() != MPI.COMM_NULL else None
+    _unlink_own_memory()
+    ticket = json.loads(text)
+    if "rank" not in ticket:
+        return _gather(int(ticket["size"]), deadline)
+    rank, size, port = int(ticket["rank"]), int(ticket["size"]), str(ticket["port"])
+    base = MPI.COMM_SELF.Connect(port).Merge(True)
+    if ticket["alone"]:
+        return Joined(base, base, rank, size)
+    while base.Get_size() < size:
+        base = base.Accept("").Merge(False)
+    return Joined(base.Dup(), base, rank, size)
+
+
+def _come_spawned() -> Joined:
+    comm = MPI.Comm.Get_parent().Merge(True)
+    rank, size = comm.bcast(None, 0)
+    return Joined(comm, comm, rank, size)
+
+
+def _gather(size: int, deadline: float) -> Joined:
+    """The client of a world that starts: have the servers started, and take them in."""
+    launcher = link()
+    if launcher is None:
+        raise WorldError(f"{JOIN} is set, but there is no launcher: use `mpiframe run --resilient`")
+    ports = {rank: MPI.Open_port() for rank in range(1, size)}
+    launcher.order(
+        start=[
+            {"rank": rank, "size": size, "port": port, "alone": False} for rank, port in ports.items()
+        ]
+    )
+    base: MPI.Intracomm = MPI.COMM_SELF
+    for rank, port in ports.items():
+        before = base
+        base = bounded(lambda: before.Accept(port).Merge(False), rank, launcher, deadline)  # noqa: B023
+        MPI.Close_port(port)
+    return Joined(bounded(base.Dup, 0, launcher, deadline), base, 0, size)
+
+
+def replacement(rank: int, size: int, host: str | None, seconds: float) -> MPI.Intracomm:
+    """Start a server in the place of one that is gone; the communicator between it and this client.
+
+    `host`: where, if not on this host (Open MPI; the launcher of a joined world knows by itself). Raises
+    WorldError if it does not come within so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    if resilient() == "ulfm":
+        return bounded(lambda: _spawn(rank, size, host), rank, None, deadline)
+    launcher = link()
+    if launcher is None:
+        raise WorldError("there is no launcher on this host to start a server with")
+    launcher.news()  # of the one that is replaced
+    port = MPI.Open_port()
+    try:
+        launcher.order(start=[{"rank": rank, "size": size, "port": port, "alone": True}])
+        return bounded(lambda: MPI.COMM_SELF.Accept(port).Merge(False), rank, launcher, deadline)
+    finally:
+        with contextlib.suppress(MPI.Exception):
+            MPI.Close_port(port)
+
+
+def _spawn(rank: int, size: int, host: str | None) -> MPI.Intracomm:
+    info = MPI.Info.Create({"wdir": _CWD, "map_by": ":oversubscribe"})
+    if host is not None:
+        info.Set("host", host)
+    comm = MPI.COMM_SELF.Spawn(sys.executable, sys.orig_argv[1:], 1, info).Merge(False)
+    comm.bcast((rank, size), 0)
+    return comm
+
+
+def bounded(call: Callable[[], _T], rank: int, launcher: Link | None, deadline: float) -> _T:
+    """What a call gives that may block for ever; WorldError at the deadline, or if this server has ended."""
+    result: list[_T] = []
+    problem: list[BaseException] = []
+    ended, over = os.pipe()
+
+    def run() -> None:
+        try:
+            result.append(call())
+        except BaseException as error:
+            problem.append(error)
+        finally:
+            os.write(over, b"!")
+
+    thread = threading.Thread(target=run, name=f"mpiframe-join-{rank}", daemon=True)
+    thread.start()
+    watched = [ended] if launcher is None else [ended, launcher.fd]
+    while True:
+        readable, _, _ = select.select(watched, [], [], max(deadline - time.monotonic(), 0.0))
+        if ended in readable:
+            os.close(ended)
+            os.close(over)
+            if problem:
+                raise WorldError(f"server {rank} could not join: {problem[0]}") from problem[0]
+            return result[0]
+        # From here on the pipe stays open, for the thread that may yet write to it.
+        if not readable:
+            raise WorldError(f"server {rank} did not join within the start time-out (MPIFRAME_START_TIMEOUT)")
+        for item in launcher.news() if launcher is not None else ():
+            if item.get("ended") == rank:
+                raise WorldError(f"server {rank} ended with status {item.get('status')} before it joined")
+
+
+def check_launchers(rank: int | None = None) -> None:
+    """Raise WorldError if this server (None: any) has ended, as its launcher says. For worlds that open."""
+    launcher = link() if resilient() == "joined" else None
+    for item in launcher.news() if launcher is not None else ():
+        if rank in (None, item.get("ended")):
+            raise WorldError(f"server {item.get('ended')} ended with status {item.get('status')} as it joined")
+
+
+def _unlink_own_memory() -> None:
+    """Take the name off MPICH's shared memory: nobody else opens that of a rank which was launched alone.
+
+    It would stay behind when this process is killed.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
+        for path in {line.split(maxsplit=5)[-1].strip() for line in maps if "/dev/shm/mpich_shm_" in line}:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
