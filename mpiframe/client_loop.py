@@ -17,7 +17,8 @@ from mpiframe.errors import WorldError
 from mpiframe.messages import Down, Outcome, Request, Status, Up
 from mpiframe.output import Printer
 from mpiframe.queues import Dispatcher, End, Instruction, Interrupt, Send
-from mpiframe.transport import AWAY
+from mpiframe.recovery import Losses
+from mpiframe.transport import AWAY, Peer
 from mpiframe.world import World
 
 _STUCK = 10e-3
@@ -59,7 +60,8 @@ class ClientLoop(Driver):
         self.communicators: dict[tuple[int, ...], int] = {}  # by members: how often theirs was spoilt
         self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
         self.stopped: set[int] = set()  # servers that ended their session in order
-        self.lost_unexpectedly = False
+        self.losses = Losses(lambda rank: self.dispatcher.running(rank) is not None)
+        self.is_replaced: Callable[[int], bool] = lambda rank: False  # whether another server takes its place
         self._printer = printer
         self._deliver_other = deliver
         self._known: dict[int, set[int]] = {rank: set() for rank in world.servers}
@@ -74,12 +76,40 @@ class ClientLoop(Driver):
         with self.lock:
             for rank in self.world.servers:
                 peer = self._transport.peers[rank]
-                if peer.control is not None:
-                    peer.control.setblocking(False)
-                    self._transport.watch(peer.control.fileno(), _Hear(self, rank, peer.control))
+                self._listen_to(peer)
                 self._carry_out(self.dispatcher.joined(rank, alone=peer.control is None))
             self._transport.show(AWAY)
         self._thread.start()
+
+    def _listen_to(self, peer: Peer) -> None:
+        if peer.control is not None:
+            peer.control.setblocking(False)
+            self._transport.watch(peer.control.fileno(), _Hear(self, peer.rank, peer.control))
+
+    # -- servers that are replaced (with the lock) ---------------------------------------------------
+
+    def release(self, rank: int) -> None:
+        """This server is about to be ended and replaced: it gets nothing more, and what it runs is lost."""
+        self._carry_out(self.dispatcher.lost(rank, replaced=True))
+
+    def welcome(self, peer: Peer) -> None:
+        """A replacement has come; it gets nothing of its queue yet."""
+        self._transport.add(peer)
+        self._listen_to(peer)
+        self.stopped.discard(peer.rank)
+
+    def send_past_queue(self, rank: int, request: Request) -> None:
+        """Send a command to a replacement before it takes up its queue."""
+        self.requests[request.id] = request
+        self.open += 1
+        self._transport.send(rank, pack((_RUN, [request.frame])), request.buffers)
+
+    def serves(self, rank: int) -> None:
+        """A replacement is ready: it takes up its queue."""
+        peer = self._transport.peers.get(rank)
+        if peer is not None:
+            self.losses.replaced(rank)
+            self._carry_out(self.dispatcher.joined(rank, alone=peer.control is None))
 
     # -- what the client asks for ------------------------------------------------------------------
 
@@ -269,11 +299,16 @@ class ClientLoop(Driver):
         """A server's end of the doorbell is closed."""
         if rank not in self._transport.peers:
             return
+        for message in iter(self._transport.poll, None):
+            self._handle(message)  # its last words among them
         self._transport.drop(rank)
+        self._ahead.pop(rank, None)
+        self._known[rank].clear()
+        self.losses.any = True
         if rank not in self.stopped:
-            self.lost_unexpectedly = True
             self.stopped.add(rank)
-        self._carry_out(self.dispatcher.lost(rank))
+            self.losses.lost(rank)
+        self._carry_out(self.dispatcher.lost(rank, self.is_replaced(rank)))
         self._deliveries.append((None,))
 
     def _due(self) -> float | None:
@@ -307,6 +342,8 @@ class ClientLoop(Driver):
                 self._send(instruction.rank, instruction.requests)
             elif type(instruction) is End:
                 self.open -= 1
+                if instruction.status is Status.LOST and instruction.server is not None:
+                    self.losses.ended(instruction.server, instruction.request)
                 self._deliveries.append((instruction.request, instruction, ()))
             elif type(instruction) is Interrupt:
                 self.control(instruction.rank, doorbell.INTERRUPT, instruction.id)

@@ -29,6 +29,7 @@ from mpiframe.errors import (
     CommandSyntaxError,
     CommandTimeout,
     SerializationError,
+    ServerLost,
     WorldError,
 )
 from mpiframe.messages import Down, Mode, Request
@@ -80,8 +81,12 @@ class Together:
         if not ended:
             raise CommandTimeout(f"the collective on servers {self._ranks} did not end within {timeout} s")
         if self.cause is not None:
+            # That a member has died is what the others' errors come from, whichever was heard of first.
+            errors = [r.error for r in self.requests if isinstance(r.error, ServerLost)]
+            for error in errors:
+                error.seen = True
             assert self.cause.error is not None
-            raise self.cause.error
+            raise errors[0] if errors else self.cause.error
         return [request.value for request in self.requests]
 
     def _all_told(self) -> bool:
@@ -147,7 +152,7 @@ class Together:
         if not loop.wait(lambda: all(r.id in self._ended for r in stuck), config.stop_timeout):
             for request in stuck:
                 if not request.told and request.server is not None:
-                    loop.give_up(request.server)
+                    self._client._recovery.give_up(request.server)
 
 
 def members(client: Client, target: Target) -> list[int]:

@@ -13,24 +13,31 @@ takes, so the client makes them in a thread, and gives up when the launcher says
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import json
 import os
 import select
+import signal
+import stat
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mpi4py import MPI
 
 from mpiframe.errors import WorldError
-from mpiframe.launcher.environment import JOIN, RESILIENT
+from mpiframe.launcher.environment import JOIN, RESILIENT, RUN_DIR
 from mpiframe.launcher.orders import Link, link
 
 _T = TypeVar("_T")
+_tickets: dict[int, int] = {}  # how many were given out, by rank
+_END_SECONDS = 5.0  # for the launcher to read what was printed, and to end us
 _CWD = os.getcwd()  # where the ranks of this run were started; a script may go elsewhere
 
 
@@ -84,17 +91,18 @@ def _gather(size: int, deadline: float) -> Joined:
     if launcher is None:
         raise WorldError(f"{JOIN} is set, but there is no launcher: use `mpiframe run --resilient`")
     ports = {rank: MPI.Open_port() for rank in range(1, size)}
-    launcher.order(
-        start=[
-            {"rank": rank, "size": size, "port": port, "alone": False} for rank, port in ports.items()
-        ]
-    )
+    launcher.order(start=[_ticket(rank, size, port, alone=False) for rank, port in ports.items()])
     base: MPI.Intracomm = MPI.COMM_SELF
     for rank, port in ports.items():
         before = base
         base = bounded(lambda: before.Accept(port).Merge(False), rank, launcher, deadline)  # noqa: B023
         MPI.Close_port(port)
     return Joined(bounded(base.Dup, 0, launcher, deadline), base, 0, size)
+
+
+def _ticket(rank: int, size: int, port: str, alone: bool) -> dict[str, Any]:
+    _tickets[rank] = _tickets.get(rank, 0) + 1
+    return {"rank": rank, "size": size, "port": port, "alone": alone, "serial": _tickets[rank]}
 
 
 def replacement(rank: int, size: int, host: str | None, seconds: float) -> MPI.Intracomm:
@@ -109,10 +117,9 @@ def replacement(rank: int, size: int, host: str | None, seconds: float) -> MPI.I
     launcher = link()
     if launcher is None:
         raise WorldError("there is no launcher on this host to start a server with")
-    launcher.news()  # of the one that is replaced
     port = MPI.Open_port()
     try:
-        launcher.order(start=[{"rank": rank, "size": size, "port": port, "alone": True}])
+        launcher.order(start=[_ticket(rank, size, port, alone=True)])
         return bounded(lambda: MPI.COMM_SELF.Accept(port).Merge(False), rank, launcher, deadline)
     finally:
         with contextlib.suppress(MPI.Exception):
@@ -156,17 +163,50 @@ def bounded(call: Callable[[], _T], rank: int, launcher: Link | None, deadline: 
         # From here on the pipe stays open, for the thread that may yet write to it.
         if not readable:
             raise WorldError(f"server {rank} did not join within the start time-out (MPIFRAME_START_TIMEOUT)")
-        for item in launcher.news() if launcher is not None else ():
-            if item.get("ended") == rank:
-                raise WorldError(f"server {rank} ended with status {item.get('status')} before it joined")
+        if launcher is not None:
+            check_launchers(rank or None)
 
 
 def check_launchers(rank: int | None = None) -> None:
-    """Raise WorldError if this server (None: any) has ended, as its launcher says. For worlds that open."""
+    """Raise WorldError if this server (None: any) has ended before it joined, as its launcher says."""
     launcher = link() if resilient() == "joined" else None
     for item in launcher.news() if launcher is not None else ():
-        if rank in (None, item.get("ended")):
-            raise WorldError(f"server {item.get('ended')} ended with status {item.get('status')} as it joined")
+        ended = item.get("ended")
+        # Of the one that it replaces there may be news, too.
+        if rank in (None, ended) and item.get("serial") == _tickets.get(ended):
+            raise WorldError(f"server {ended} ended with status {item.get('status')} before it joined")
+
+
+def await_end(code: int, client: bool) -> None:
+    """Wait for the launcher to end all ranks, this one among them; the client tells it to.
+
+    A rank that just ended would have Open MPI's launcher say that it did so improperly. Returns where there
+    is no such launcher, or if it takes too long.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if client:
+        launcher = link()
+        if launcher is None:
+            return
+        _await_readers()
+        with contextlib.suppress(OSError):
+            launcher.order(over=code)
+    elif not os.path.isdir(os.environ.get(RUN_DIR, "")):
+        return  # another host: its daemon ends it as soon as the others are ended
+    threading.Event().wait(_END_SECONDS)
+
+
+def _await_readers() -> None:
+    """Return when the launcher has read what was printed: it reads no more once it is told to end."""
+    limit = time.monotonic() + _END_SECONDS
+    for fd in (1, 2):
+        count = array.array("i", [0])
+        with contextlib.suppress(OSError):
+            question = termios.TIOCOUTQ if os.isatty(fd) else termios.FIONREAD
+            if not os.isatty(fd) and not stat.S_ISFIFO(os.fstat(fd).st_mode):
+                continue
+            while not fcntl.ioctl(fd, question, count) and count[0] and time.monotonic() < limit:
+                time.sleep(1e-3)  # nothing tells when a pipe has become empty
 
 
 def _unlink_own_memory() -> None:

@@ -156,7 +156,7 @@ class Response:
 class ServerInfo:
     """One row of `Client.servers`.
 
-    `state` is idle, busy or lost; `queued` counts commands that wait for this server alone; `running`
+    `state` is idle, busy, lost, or starting (it is being replaced); `queued` counts commands that wait for this server alone; `running`
     is the id of the request it works on; `cpu` is CPU seconds used so far, `rss` resident bytes (both
     None where the server could not be asked).
     """

@@ -76,6 +76,7 @@ class Server:
         self._hooks: list[Callable[[], None]] = []
         self._stopping = False
         self._orphaned = False
+        self.may_finalize = True  # no rank is dead, so MPI's Finalize will not wait for ever
         self._running = 0
         self._serial = 0  # of the last command that was begun
         self._recalled: set[int] = set()  # the serials of commands that are not to be run
@@ -206,6 +207,13 @@ class Server:
         if self._control is not None:
             self._control.start()
 
+    def leave(self) -> NoReturn:
+        """End this process at once; from any thread."""
+        if self.world.resilient == "ulfm":
+            # Open MPI's launcher says of a rank that exits before Finalize, not of one that is killed.
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._leave(0)
+
     def _guard_exit(self) -> None:
         """A command that ends this process has failed; MPICH's launcher would take status 0 for success."""
         leave, me, terminal = os._exit, os.getpid(), os.dup(2)
@@ -218,6 +226,7 @@ class Server:
                 os.write(terminal, words.encode())
             leave(status or 1)
 
+        self._leave: Callable[[int], NoReturn] = leave
         os._exit = leave_truly
 
     def _stop(self) -> None:

@@ -126,7 +126,9 @@ class Transport:
         self._improbe = comm.Improbe
         self._isend = comm.Isend
         self._apart: dict[int, Peer] = {}  # those that are reached by a communicator of their own
-        self._left: set[int] = set()  # ranks of `comm` that are gone; another may have their place in the world
+        self._left: set[int] = (
+            set()
+        )  # ranks of `comm` that are gone; another may have their place in the world
         self._failed: set[int] = set()  # peers that MPI says are gone, and `block` is to tell of
         self.resilient = False  # that a peer is gone, as MPI says it, is news and not an error
         self._abandoned: list[Any] = []  # requests that may never complete, with their buffers

@@ -103,6 +103,8 @@ class World:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # closed, or gone
                 stream.flush()
+        if self.resilient:
+            joining.await_end(code, self.rank == CLIENT)
         self.comm.Abort(code)
 
 
@@ -443,9 +445,7 @@ def _open_server(joined: joining.Joined, me: Member, deadline: float) -> World:
     config = Config(*config_values)
     peer, how, reason = Peer(CLIENT), "polling", ""
     spin = config.spin if page_path or here <= cores else 0.0
-    transport = Transport(
-        comm, me.rank, joined.size, config.large, spin, cores, reuse=config.reuse
-    )
+    transport = Transport(comm, me.rank, joined.size, config.large, spin, cores, reuse=config.reuse)
     transport.resilient = bool(joining.resilient())
     try:
         if address is None:

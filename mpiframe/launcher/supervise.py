@@ -241,8 +241,9 @@ class _World:
     def _next_signal(self, limit: float | None) -> int | None:
         """The next signal to arrive, waiting until `limit` (monotonic time); None if none did."""
         seconds = None if limit is None else max(0.0, limit - time.monotonic())
-        readable, _, _ = select.select([self._inbox, *self._watched()], [], [], seconds)
-        if self._inbox in readable:
+        inbox = self._inbox.fileno()
+        readable, _, _ = select.select([inbox, *self._watched()], [], [], seconds)
+        if inbox in readable:
             return self._inbox.recv(1)[0]
         if readable:
             self._heed()
@@ -264,7 +265,7 @@ class _ResilientWorld(_World):
         self, plan: LaunchPlan, directory: Path, inbox: socket.socket, output: IO[bytes] | None
     ) -> None:
         self._desk = Desk(directory)
-        self._servers: dict[subprocess.Popen[bytes], int] = {}  # the launchers of a joined world
+        self._servers: dict[subprocess.Popen[bytes], dict[str, Any]] = {}  # launchers and their tickets
         self._told_over = False
         super().__init__(plan, directory, inbox, output)
 
@@ -304,21 +305,22 @@ class _ResilientWorld(_World):
             for ticket in order.get("start", ()):
                 self._start(ticket)
             if "end" in order:
-                send([p.pid for p, rank in self._servers.items() if rank == order["end"]], signal.SIGTERM)
+                named = [p.pid for p, ticket in self._servers.items() if ticket["rank"] == order["end"]]
+                send(named, signal.SIGTERM)
             self._told_over |= "over" in order
 
     def _start(self, ticket: dict[str, Any]) -> None:
-        rank = int(ticket["rank"])
         env = self._env | {JOIN: json.dumps(ticket)}
-        launcher = self._launch(self._plan.server_argv(rank), env, subprocess.DEVNULL)
-        self._servers[launcher] = rank
+        argv = self._plan.server_argv(int(ticket["rank"]))
+        self._servers[self._launch(argv, env, subprocess.DEVNULL)] = ticket
 
     def _reap(self) -> None:
         super()._reap()
         for launcher in list(self._servers):
             status = launcher.poll()
             if status is not None:
-                self._desk.tell({"ended": self._servers.pop(launcher), "status": status})
+                ticket = self._servers.pop(launcher)
+                self._desk.tell({"ended": ticket["rank"], "serial": ticket["serial"], "status": status})
 
 
 def _standard_input() -> int | None:
