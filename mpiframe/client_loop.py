@@ -37,6 +37,9 @@ class Gate(Protocol):
     def arrived(self, id: int, rank: int) -> None:
         """With the loop's lock."""
 
+    def ports(self, ports: list[str]) -> None:
+        """Where members are to connect that were not there from the start; likewise."""
+
     def spoil(self) -> None:
         """A member has failed, and the next collective must not find what is left of this one; likewise."""
 
@@ -58,6 +61,7 @@ class ClientLoop(Driver):
         self._ahead: dict[int, tuple[int | None, float]] = {}  # servers with commands sent ahead: (which
         # command it was on, monotonic seconds at which it should be on another)
         self.communicators: dict[tuple[int, ...], int] = {}  # by members: how often theirs was spoilt
+        self.newcomers: set[int] = set()  # servers that were not there from the start
         self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
         self.stopped: set[int] = set()  # servers that ended their session in order
         self.losses = Losses(lambda rank: self.dispatcher.running(rank) is not None)
@@ -109,7 +113,17 @@ class ClientLoop(Driver):
         peer = self._transport.peers.get(rank)
         if peer is not None:
             self.losses.replaced(rank)
+            self.newcomers.add(rank)
+            for members in self.communicators:
+                if rank in members:
+                    self.communicators[members] += 1  # the others have one with its predecessor
             self._carry_out(self.dispatcher.joined(rank, alone=peer.control is None))
+
+    def natives(self, ranks: list[int]) -> list[int]:
+        """Those of these servers that share a communicator, of which they can make others."""
+        if self.world.resilient == "ulfm" and self.losses.any:
+            return []  # of one in which a rank is known to be dead Open MPI makes no other
+        return [rank for rank in ranks if rank not in self.newcomers]
 
     # -- what the client asks for ------------------------------------------------------------------
 
@@ -236,6 +250,9 @@ class ClientLoop(Driver):
         elif kind == Up.ARRIVED:
             if content[1] in self.gates:
                 self.gates[content[1]].arrived(content[1], rank)
+        elif kind == Up.PORTS:
+            if content[1] in self.gates:
+                self.gates[content[1]].ports(content[2])
         elif kind == Up.STOPPED:
             self.stopped.add(rank)
             self._deliveries.append((None,))

@@ -171,9 +171,9 @@ def check_launchers(rank: int | None = None) -> None:
     """Raise WorldError if this server (None: any) has ended before it joined, as its launcher says."""
     launcher = link() if resilient() == "joined" else None
     for item in launcher.news() if launcher is not None else ():
-        ended = item.get("ended")
+        ended = int(item["ended"])
         # Of the one that it replaces there may be news, too.
-        if rank in (None, ended) and item.get("serial") == _tickets.get(ended):
+        if rank in (None, ended) and item["serial"] == _tickets.get(ended):
             raise WorldError(f"server {ended} ended with status {item.get('status')} before it joined")
 
 

@@ -62,6 +62,7 @@ class Up(enum.IntEnum):
     STOPPED = 5  # the last message of a session
     ARRIVED = 6  # a collective command waits at its gate
     SKIPPED = 7  # a command that was recalled has not been run
+    PORTS = 8  # where the members of a collective are to connect that share no communicator with the others
 
 
 class Outcome(enum.IntEnum):
@@ -156,9 +157,9 @@ class Response:
 class ServerInfo:
     """One row of `Client.servers`.
 
-    `state` is idle, busy, lost, or starting (it is being replaced); `queued` counts commands that wait for this server alone; `running`
-    is the id of the request it works on; `cpu` is CPU seconds used so far, `rss` resident bytes (both
-    None where the server could not be asked).
+    `state` is idle, busy, lost, or starting (it is being replaced); `queued` counts commands that wait for
+    this server alone; `running` is the id of the request it works on; `cpu` is CPU seconds used so far,
+    `rss` resident bytes (both None where the server could not be asked).
     """
 
     rank: int

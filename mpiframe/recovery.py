@@ -5,7 +5,7 @@
       |                                                v
       +--> its place stays empty  <---------------- given up
 
-One thread starts replacements, one after the other, because that blocks in MPI; the client works on meanwhile.
+One thread starts replacements, one after the other, because MPI's calls for it block; the client works on.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ class _Setup:
         self.requests: list[Request] = []
         self.ended = 0
 
-    def settle(self, request: Request) -> None:
+    def settle(self, request: Request) -> None:  # noqa: ARG002
         """One has ended."""
         self.ended += 1
 

@@ -113,10 +113,10 @@ class Server:
         else:
             self._arm()
 
-    def meet(self, then: Callable[[int], _T]) -> _T:
+    def meet(self, then: Callable[[Any], _T]) -> _T:
         """Wait, asleep, until the commands of all members of a collective have come this far; call `then`.
 
-        `then` gets the number of the communicator that the client wants used. No interrupt comes between
+        `then` gets what the client says of the communicator that is to be used. No interrupt comes between
         the gate and its end, or the other members would wait in MPI for a member that has left.
         Raises GroupBroken if a member never will come.
         """
@@ -131,7 +131,7 @@ class Server:
         self._raise_interrupt(request)  # it may have come since the last look
         return value
 
-    def _await_gate(self, request: int) -> int:
+    def _await_gate(self, request: int) -> Any:
         while True:
             message = self._wait()
             if message is None:
@@ -145,7 +145,7 @@ class Server:
             elif content[1] == request:
                 if content[2] is not None:
                     raise GroupBroken(content[2])
-                return int(content[3])
+                return content[3]
 
     def _raise_interrupt(self, request: int) -> None:
         if self._interrupt == request:

