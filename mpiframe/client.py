@@ -392,8 +392,8 @@ class Client(concurrent.futures.Executor):
 
         A live one is ended first: the command it runs is interrupted and its request is lost (or retried, as
         its `retries` say), its plugins stop, and after `MPIFRAME_GRACE` seconds it is ended by force. What is
-        queued for it waits for the new one. Raises WorldError where servers cannot be replaced or one does not
-        come, TargetError.
+        queued for it waits for the new one. Raises TargetError, and WorldError where servers cannot be
+        replaced or one does not come.
         """
         if self._closed:
             self._refuse()

@@ -31,6 +31,11 @@ _DONE, _VALUE, _PICKLED = (
 )  # on the path of every answer, where a look-up counts
 
 
+def _never(_rank: int) -> bool:
+    """Where nothing replaces a server that is gone."""
+    return False
+
+
 class Gate(Protocol):
     """Who is told that the command of a collective waits for the others, or has failed."""
 
@@ -65,7 +70,7 @@ class ClientLoop(Driver):
         self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
         self.stopped: set[int] = set()  # servers that ended their session in order
         self.losses = Losses(lambda rank: self.dispatcher.running(rank) is not None)
-        self.is_replaced: Callable[[int], bool] = lambda rank: False  # whether another server takes its place
+        self.is_replaced: Callable[[int], bool] = _never
         self._printer = printer
         self._deliver_other = deliver
         self._known: dict[int, set[int]] = {rank: set() for rank in world.servers}

@@ -6,9 +6,10 @@
     replace    MPICH: the same with one server, which shares a communicator with the client alone.
     spawn      Open MPI: MPI starts the replacement itself.
 
-A port for each, because MPICH's library crashes when two connect to one at a time; and always merged, because
-communicators between two groups are slow in every MPI. MPI's calls for this block for as long as the other side
-takes, so the client makes them in a thread, and gives up when the launcher says that the other has ended.
+A port for each, because MPICH's library crashes when two connect to one at a time; and always merged,
+because communicators between two groups are slow in every MPI. MPI's calls for this block for as long as the
+other side takes, so the client makes them in a thread, and gives up when the launcher says that the other has
+ended.
 """
 
 from __future__ import annotations
