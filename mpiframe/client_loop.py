@@ -66,6 +66,7 @@ class ClientLoop(Driver):
         self._ahead: dict[int, tuple[int | None, float]] = {}  # servers with commands sent ahead: (which
         # command it was on, monotonic seconds at which it should be on another)
         self.communicators: dict[tuple[int, ...], int] = {}  # by members: how often theirs was spoilt
+        self.recovering: set[int] = set()  # servers that are being ended for a restart, or started
         self.newcomers: set[int] = set()  # servers that were not there from the start
         self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
         self.stopped: set[int] = set()  # servers that ended their session in order
@@ -329,7 +330,8 @@ class ClientLoop(Driver):
         self.losses.any = True
         if rank not in self.stopped:
             self.stopped.add(rank)
-            self.losses.lost(rank)
+            if rank not in self.recovering:
+                self.losses.lost(rank)
         self._carry_out(self.dispatcher.lost(rank, self.is_replaced(rank)))
         self._deliveries.append((None,))
 

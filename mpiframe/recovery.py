@@ -69,6 +69,7 @@ class Recovery:
 
     def _begin(self, rank: int) -> None:
         self._under_way.add(rank)
+        self._loop.recovering.add(rank)
         self._problems.pop(rank, None)
         self._queue.put(rank)
         if self._thread is None:
@@ -104,6 +105,7 @@ class Recovery:
             loop._check_open()
             alive = [r for r in ranks if r in loop._transport.peers and r not in self._under_way]
             self._ending.update(alive)
+            loop.recovering.update(alive)
             for rank in alive:
                 loop.release(rank)
         loop._deliver()
@@ -186,6 +188,7 @@ class Recovery:
         loop = self._loop
         with loop.lock:
             self._under_way.discard(rank)
+            loop.recovering.discard(rank)
             served = rank in loop._transport.peers
             if problem is not None:
                 self._problems[rank] = WorldError(f"server {rank} could not be replaced: {problem}")

@@ -81,6 +81,7 @@ def test_options_reach_the_launcher(recorder: Recorder) -> None:
         "mpiexec": "/x/mpiexec",
         "hostfile": "h",
         "extra": ["--map-by", "node"],
+        "resilient": False,
     }
 
 
