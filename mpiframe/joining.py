@@ -38,6 +38,8 @@ from mpiframe.launcher.orders import Link, link
 
 _T = TypeVar("_T")
 _tickets: dict[int, int] = {}  # how many were given out, by rank
+_ended: dict[int, tuple[int, int]] = {}  # by rank: the last ticket whose launcher has ended, and its status
+_LOOK = 0.5  # seconds between two looks at what the launcher has said
 _END_SECONDS = 5.0  # for the launcher to read what was printed, and to end us
 _CWD = os.getcwd()  # where the ranks of this run were started; a script may go elsewhere
 
@@ -154,7 +156,9 @@ def bounded(call: Callable[[], _T], rank: int, launcher: Link | None, deadline: 
     thread.start()
     watched = [ended] if launcher is None else [ended, launcher.fd]
     while True:
-        readable, _, _ = select.select(watched, [], [], max(deadline - time.monotonic(), 0.0))
+        # Not for ever: the news may have been read by whoever watches for servers that die.
+        left = deadline - time.monotonic()
+        readable, _, _ = select.select(watched, [], [], min(max(left, 0.0), _LOOK))
         if ended in readable:
             os.close(ended)
             os.close(over)
@@ -162,7 +166,7 @@ def bounded(call: Callable[[], _T], rank: int, launcher: Link | None, deadline: 
                 raise WorldError(f"server {rank} could not join: {problem[0]}") from problem[0]
             return result[0]
         # From here on the pipe stays open, for the thread that may yet write to it.
-        if not readable:
+        if left <= 0:
             raise WorldError(f"server {rank} did not join within the start time-out (MPIFRAME_START_TIMEOUT)")
         if launcher is not None:
             check_launchers(rank or None)
@@ -170,12 +174,18 @@ def bounded(call: Callable[[], _T], rank: int, launcher: Link | None, deadline: 
 
 def check_launchers(rank: int | None = None) -> None:
     """Raise WorldError if this server (None: any) has ended before it joined, as its launcher says."""
+    for ended, status in ended_launchers().items():
+        if rank in (None, ended):
+            raise WorldError(f"server {ended} ended with status {status} before it joined")
+
+
+def ended_launchers() -> dict[int, int]:
+    """The servers of a joined world whose launcher has ended, and its status."""
     launcher = link() if resilient() == "joined" else None
     for item in launcher.news() if launcher is not None else ():
-        ended = int(item["ended"])
-        # Of the one that it replaces there may be news, too.
-        if rank in (None, ended) and item["serial"] == _tickets.get(ended):
-            raise WorldError(f"server {ended} ended with status {item.get('status')} before it joined")
+        _ended[int(item["ended"])] = int(item["serial"]), int(item["status"])
+    # A server that is replaced has another ticket from then on.
+    return {rank: status for rank, (serial, status) in _ended.items() if serial == _tickets.get(rank)}
 
 
 def await_end(code: int, client: bool) -> None:

@@ -54,6 +54,20 @@ class Recovery:
         self._problems: dict[int, MpiframeError] = {}  # why the last attempt to start one failed
         self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        launcher = orders.link() if self._world.resilient == "joined" else None
+        if launcher is not None:
+            self._loop._transport.watch(launcher.fd, self._heed_launcher)
+
+    def _heed_launcher(self) -> None:
+        """The launcher of some server has ended: it tells so even of those that have no doorbell."""
+        with self._loop.lock:
+            for rank in joining.ended_launchers():
+                if rank in self._loop._transport.peers:
+                    self._loop.server_gone(rank)
+            launcher = orders.link()
+            if launcher is not None and launcher.closed:
+                self._loop._transport.unwatch(launcher.fd)  # it would be readable for ever
+        self._loop.kick()
 
     # -- the loop tells (with its lock) ------------------------------------------------------------
 

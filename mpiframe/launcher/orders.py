@@ -109,6 +109,11 @@ class Link:
         """Readable when there is news."""
         return self._news.fd
 
+    @property
+    def closed(self) -> bool:
+        """Whether the launcher is gone."""
+        return self._news.closed
+
     def order(self, **message: Any) -> None:
         """Tell the launcher what to do. Raises OSError if it is gone."""
         with self._lock:

@@ -161,9 +161,12 @@ class _World:
         if self._client_file.exists() and not self._status_file.exists():
             # A rank that ended out of turn took the client along. MPICH's mpiexec may say nothing of that,
             # or even call it a success.
+            hint = (
+                "" if self._plan.resilient else ". With --resilient a dead server fails only its own requests"
+            )
             print(
                 "mpiframe run: the client was ended before its script was, because another rank had ended "
-                f"or by a signal (mpiexec's exit status: {status}); see above",
+                f"or by a signal (mpiexec's exit status: {status}); see above{hint}",
                 file=sys.stderr,
             )
             status = status or 1
