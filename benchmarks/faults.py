@@ -2,9 +2,9 @@
 
     python benchmarks/faults.py [--rounds 20] [--ranks 4] [--python /other/bin/python ...]
 
-In each round a server of a resilient world is killed (-9) while it runs a command, with another one queued for
-it. Measured from the kill: until the future of the first raises ServerLost, and until that of the second has
-its result, from the replacement. Medians and worst of the rounds; wanted are medians below 0.2 s and 3 s.
+In each round a server of a resilient world is killed (-9) while it runs a command, with another one queued
+for it. Measured from the kill: until the future of the first raises ServerLost, and until that of the second
+has its result, from the replacement. Medians and worst of the rounds; wanted are medians below 0.2 s and 3 s.
 
 MPI: that of the Python that runs this, and those of other Pythons, by default that of the environment
 .venv-mpich in the checkout if there is one. Nothing here passes or fails.
@@ -87,7 +87,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
     found: dict[str, Any] = {"lost": [], "answered": []}
     with mpiframe.Client(restart="always") as client:
-        found["mpi"] = client.facts().mpi.split(",")[0]
+        found["mpi"] = " ".join(client.facts().mpi.split(",")[0].split())
         ranks = [server.rank for server in client.servers]
         for number in range(rounds):
             rank = ranks[number % len(ranks)]

@@ -19,7 +19,6 @@ import contextlib
 import fcntl
 import json
 import os
-import select
 import signal
 import stat
 import sys
@@ -34,12 +33,14 @@ from mpi4py import MPI
 
 from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import JOIN, RESILIENT, RUN_DIR
-from mpiframe.launcher.orders import Link, link
+from mpiframe.launcher.orders import link, tell_client
 
 _T = TypeVar("_T")
 _tickets: dict[int, int] = {}  # how many were given out, by rank
 _ended: dict[int, tuple[int, int]] = {}  # by rank: the last ticket whose launcher has ended, and its status
-_LOOK = 0.5  # seconds between two looks at what the launcher has said
+_ready: dict[int, int] = {}  # by rank: the last ticket whose holder is about to connect
+_heard = threading.Condition(threading.RLock())  # around these; notified when one of them changes
+_LOOK = 0.5  # seconds between two looks at the news, should nobody else read them
 _END_SECONDS = 5.0  # for the launcher to read what was printed, and to end us
 _CWD = os.getcwd()  # where the ranks of this run were started; a script may go elsewhere
 
@@ -74,6 +75,8 @@ def join(deadline: float) -> Joined | None:
     if "rank" not in ticket:
         return _gather(int(ticket["size"]), deadline)
     rank, size, port = int(ticket["rank"]), int(ticket["size"]), str(ticket["port"])
+    if ticket.get("tell"):
+        tell_client({"ready": rank, "serial": ticket["serial"]})
     base = MPI.COMM_SELF.Connect(port).Merge(True)
     if ticket["alone"]:
         return Joined(base, base, rank, size)
@@ -98,9 +101,9 @@ def _gather(size: int, deadline: float) -> Joined:
     base: MPI.Intracomm = MPI.COMM_SELF
     for rank, port in ports.items():
         before = base
-        base = bounded(lambda: before.Accept(port).Merge(False), rank, launcher, deadline)  # noqa: B023
+        base = bounded(lambda: before.Accept(port).Merge(False), rank, deadline)  # noqa: B023
         MPI.Close_port(port)
-    return Joined(bounded(base.Dup, 0, launcher, deadline), base, 0, size)
+    return Joined(bounded(base.Dup, 0, deadline), base, 0, size)
 
 
 def _ticket(rank: int, size: int, port: str, alone: bool) -> dict[str, Any]:
@@ -116,14 +119,21 @@ def replacement(rank: int, size: int, host: str | None, seconds: float) -> MPI.I
     """
     deadline = time.monotonic() + seconds
     if resilient() == "ulfm":
-        return bounded(lambda: _spawn(rank, size, host), rank, None, deadline)
+        return bounded(lambda: _spawn(rank, size, host), rank, deadline)
     launcher = link()
     if launcher is None:
         raise WorldError("there is no launcher on this host to start a server with")
     port = MPI.Open_port()
     try:
-        launcher.order(start=[_ticket(rank, size, port, alone=True)])
-        return bounded(lambda: MPI.COMM_SELF.Accept(port).Merge(False), rank, launcher, deadline)
+        ticket = _ticket(rank, size, port, alone=True)
+        if host is None:
+            # Not before it is about to connect: MPICH lets no other thread get much of MPI meanwhile.
+            ticket["tell"] = True
+            launcher.order(start=[ticket])
+            _await(lambda: _ready.get(rank) == ticket["serial"], rank, deadline)
+        else:
+            launcher.order(start=[ticket])
+        return bounded(lambda: MPI.COMM_SELF.Accept(port).Merge(False), rank, deadline)
     finally:
         with contextlib.suppress(MPI.Exception):
             MPI.Close_port(port)
@@ -138,38 +148,36 @@ def _spawn(rank: int, size: int, host: str | None) -> MPI.Intracomm:
     return comm
 
 
-def bounded(call: Callable[[], _T], rank: int, launcher: Link | None, deadline: float) -> _T:
+def bounded(call: Callable[[], _T], rank: int, deadline: float) -> _T:
     """What a call gives that may block for ever; WorldError at the deadline, or if this server has ended."""
     result: list[_T] = []
     problem: list[BaseException] = []
-    ended, over = os.pipe()
 
     def run() -> None:
         try:
             result.append(call())
         except BaseException as error:
             problem.append(error)
-        finally:
-            os.write(over, b"!")
+        with _heard:
+            _heard.notify_all()
 
-    thread = threading.Thread(target=run, name=f"mpiframe-join-{rank}", daemon=True)
-    thread.start()
-    watched = [ended] if launcher is None else [ended, launcher.fd]
-    while True:
-        # Not for ever: the news may have been read by whoever watches for servers that die.
-        left = deadline - time.monotonic()
-        readable, _, _ = select.select(watched, [], [], min(max(left, 0.0), _LOOK))
-        if ended in readable:
-            os.close(ended)
-            os.close(over)
-            if problem:
-                raise WorldError(f"server {rank} could not join: {problem[0]}") from problem[0]
-            return result[0]
-        # From here on the pipe stays open, for the thread that may yet write to it.
-        if left <= 0:
-            raise WorldError(f"server {rank} did not join within the start time-out (MPIFRAME_START_TIMEOUT)")
-        if launcher is not None:
+    threading.Thread(target=run, name=f"mpiframe-join-{rank}", daemon=True).start()
+    _await(lambda: bool(result or problem), rank, deadline)
+    if problem:
+        raise WorldError(f"server {rank} could not join: {problem[0]}") from problem[0]
+    return result[0]
+
+
+def _await(done: Callable[[], bool], rank: int, deadline: float) -> None:
+    with _heard:
+        while not done():
             check_launchers(rank or None)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise WorldError(
+                    f"server {rank} did not join within the start time-out (MPIFRAME_START_TIMEOUT, seconds)"
+                )
+            _heard.wait(min(left, _LOOK))
 
 
 def check_launchers(rank: int | None = None) -> None:
@@ -182,10 +190,15 @@ def check_launchers(rank: int | None = None) -> None:
 def ended_launchers() -> dict[int, int]:
     """The servers of a joined world whose launcher has ended, and its status."""
     launcher = link() if resilient() == "joined" else None
-    for item in launcher.news() if launcher is not None else ():
-        _ended[int(item["ended"])] = int(item["serial"]), int(item["status"])
-    # A server that is replaced has another ticket from then on.
-    return {rank: status for rank, (serial, status) in _ended.items() if serial == _tickets.get(rank)}
+    with _heard:
+        for item in launcher.news() if launcher is not None else ():
+            if "ended" in item:
+                _ended[int(item["ended"])] = int(item["serial"]), int(item["status"])
+            else:
+                _ready[int(item["ready"])] = int(item["serial"])
+            _heard.notify_all()
+        # A server that is replaced has another ticket from then on.
+        return {rank: status for rank, (serial, status) in _ended.items() if serial == _tickets.get(rank)}
 
 
 def await_end(code: int, client: bool) -> None:

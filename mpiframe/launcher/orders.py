@@ -4,6 +4,7 @@
                                  {"end": rank}      end this server's launcher
                                  {"over": status}   the world has ended; end whatever is left of it
     news    launcher -> client   {"ended": rank, "serial": ..., "status": ...}   a server's launcher has ended
+            server -> client     {"ready": rank, "serial": ...}   it is about to connect
 
 One JSON object a line. The directory is this user's alone (mode 0700), and so are the pipes. When the client
 is gone its end of `orders` is closed: the launcher knows at once, whatever became of the client.
@@ -140,3 +141,12 @@ def link() -> Link | None:
             return None
         _link = Link(orders, news)
     return _link
+
+
+def tell_client(message: dict[str, Any]) -> None:
+    """From a server of the client's host. Raises OSError where there is no such launcher."""
+    fd = os.open(os.path.join(os.environ.get(RUN_DIR, ""), _NEWS), os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        _write(fd, message)
+    finally:
+        os.close(fd)
