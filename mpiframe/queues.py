@@ -116,6 +116,7 @@ class Dispatcher:
         self._shared: deque[Request] = deque()
         self._deadlines: list[tuple[float, int]] = []
         self._timed: dict[int, Request] = {}
+        self.retried = 0  # how often a request was started again, because its server was lost
         self._story: deque[tuple[int, str, int | None]] = deque(maxlen=4096)
 
     # -- events ---------------------------------------------------------------------------------
@@ -216,6 +217,7 @@ class Dispatcher:
                 continue
             if request.retries > 0 and request.target is None and self._servers:
                 request.retries -= 1
+                self.retried += 1
                 request.status, request.server = Status.QUEUED, None
                 again.append(request)
             else:
