@@ -276,18 +276,21 @@ def _ring_in(world: World, courier: _Courier, folder: str, local: set[int], dead
     """Tell every server where to connect, and take its connections."""
     me, secret = world.members[world.rank], os.urandom(32)
     servers = world.servers
-    acceptor = doorbell.Acceptor(secret, len(servers))
+    acceptor = doorbell.Acceptor(secret, servers, world.config.link_timeout)
     hosts: dict[str, list[Member]] = {}
     for member in world.members.values():
         hosts.setdefault(member.host_key, []).append(member)
-    far = [a for key, there in hosts.items() if key != me.host_key for m in there for a in m.addresses]
+    elsewhere = [there for key, there in hosts.items() if key != me.host_key]
+    # An address that both hosts have is a bridge to containers or the like, and leads to ourselves.
+    far = [a for there in elsewhere for m in there for a in m.addresses if a not in me.addresses]
+    far = far if elsewhere else ["127.0.0.1"]
     cores = {key: _cores_of(there[0], there) for key, there in hosts.items()}
     try:
         listening: dict[str, doorbell.Address] = {}
         for rank in servers:
             member = world.members[rank]
-            address = _address_for(world.config.doorbell, acceptor, listening, folder, rank in local, far)
-            page = os.path.join(folder, "awake") if address and address[0] == "unix" else ""
+            address = _address_for(world.config, acceptor, listening, folder, rank in local, far)
+            page = os.path.join(folder, "awake") if address[0] == "unix" else ""
             courier.send(
                 rank,
                 _WELCOME,
@@ -319,29 +322,32 @@ def _ring_in(world: World, courier: _Courier, folder: str, local: set[int], dead
 
 
 def _address_for(
-    choice: str,
+    config: Config,
     acceptor: doorbell.Acceptor,
     listening: dict[str, doorbell.Address],
     folder: str,
     local: bool,
     far: list[str],
-) -> doorbell.Address | None:
-    """Where a server is to connect; `far` are the addresses of the servers on other hosts."""
-    if choice == "off":
-        return None
-    if local and choice != "tcp":
+) -> doorbell.Address:
+    """Where a server is to connect; `far` are addresses that it must be possible to reach from there."""
+    if config.doorbell == "off":
+        return ("none", "switched off")
+    if local and config.doorbell != "tcp":
         if "unix" not in listening:
             listening["unix"] = acceptor.listen_unix(os.path.join(folder, "bell"))
         return listening["unix"]
     # Listen on the one interface that leads to the servers, not on all of them.
-    for peer in far or ["127.0.0.1"]:
+    for peer in far:
         host = machine.address_towards(peer)
-        if host is None or (far and host.startswith("127.")):
+        if host is None or host.startswith("127.") != peer.startswith("127."):
             continue
         if host not in listening:
-            listening[host] = acceptor.listen_tcp(host)
+            try:
+                listening[host] = acceptor.listen_tcp(host, config.ports())
+            except OSError as error:
+                listening[host] = ("none", f"the client cannot listen on {host}: {error}")
         return listening[host]
-    return None
+    return ("none", "no address is known by which it could reach the client's host")
 
 
 def _add_peer(
@@ -358,8 +364,7 @@ def _add_peer(
             if time.monotonic() > deadline:
                 raise WorldError(f"the doorbell of server {rank} was not heard within the start time-out")
             acceptor.step(1e-2)
-        sockets = acceptor.arrived[rank]
-        peer.bell, peer.control = sockets[doorbell.BELL], sockets[doorbell.CONTROL]
+        peer.bell, peer.control = acceptor.take(rank)
         events = _events_for(world.config, world.transport, peer)
         if events:
             peer.events = doorbell.swap_events(peer.bell, events, 5.0)
@@ -388,13 +393,13 @@ def _open_server(comm: MPI.Intracomm, me: Member, deadline: float) -> World:
     spin = config.spin if page_path or here <= cores else 0.0
     transport = Transport(comm, config.large, spin, cores, reuse=config.reuse)
     try:
-        if address is None:
-            reason = (
-                "switched off" if config.doorbell == "off" else "no address of the client's host is known"
-            )
+        if address[0] == "none":
+            reason = address[1]
             raise ConnectionError(reason)
-        left = max(deadline - time.monotonic(), 1.0)
-        peer.bell, peer.control = doorbell.connect(tuple(address), secret, me.rank, min(left, 10.0))
+        left = min(max(deadline - time.monotonic(), 1.0), config.connect_timeout)
+        peer.bell, peer.control = doorbell.connect(
+            tuple(address), secret, me.rank, left, config.link_timeout
+        )
         how = address[0]
         if page_path:
             with open(page_path, "r+b") as file:
