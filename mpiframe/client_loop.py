@@ -22,6 +22,8 @@ from mpiframe.world import World
 
 _STUCK = 10e-3
 """Seconds that a server may be on one command until what was sent ahead behind it is had back."""
+_UNANSWERED = 64
+"""Pings that are sent to a server which answers none."""
 _RUN, _ANSWERS = int(Down.RUN), int(Up.ANSWERS)
 _DONE, _VALUE, _PICKLED = (
     Status.DONE,
@@ -56,6 +58,7 @@ class ClientLoop(Driver):
         self.usage: dict[int, tuple[float, int]] = {}  # rank -> CPU seconds, resident bytes
         self._ahead: dict[int, tuple[int | None, float]] = {}  # servers with commands sent ahead: (which
         # command it was on, monotonic seconds at which it should be on another)
+        self._asked_back: dict[int, int] = {}  # rank -> serial of the last command it was asked not to run
         self.communicators: dict[tuple[int, ...], int] = {}  # by members: how often theirs was spoilt
         self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
         self.stopped: set[int] = set()  # servers that ended their session in order
@@ -66,6 +69,7 @@ class ClientLoop(Driver):
         self.pinged: dict[int, float] = {}  # rank -> when (seconds since the epoch) it was last asked
         self.ponged: dict[int, float] = {}  # and when it last answered
         self._serials: dict[int, int] = {}  # rank -> which ping it answered last
+        self._unanswered: dict[int, int] = {}  # rank -> pings since it last answered one
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -270,6 +274,8 @@ class ClientLoop(Driver):
         if rank not in self._transport.peers:
             return
         self._transport.drop(rank)
+        self._asked_back.pop(rank, None)
+        self._unanswered.pop(rank, None)
         if rank not in self.stopped:
             self.lost_unexpectedly = True
             self.stopped.add(rank)
@@ -292,12 +298,19 @@ class ClientLoop(Driver):
             del self._ahead[rank]
             waiting, running = self.dispatcher.recallable(rank), self.dispatcher.running(rank)
             if running == id:
-                for request in waiting:
-                    self.control(rank, doorbell.RECALL, request.id, request.serial)
+                self._ask_back(rank, waiting)
                 if self.dispatcher.awaited() == rank:
                     self._carry_out(self.dispatcher.spread())
             if waiting or self.dispatcher.awaited() == rank:
                 self._ahead[rank] = running, now + _STUCK
+
+    def _ask_back(self, rank: int, waiting: list[Request]) -> None:
+        """Each once: a server that is stopped must not be sent records without end."""
+        for request in waiting:
+            if request.serial > self._asked_back.get(rank, 0):
+                if not self.control(rank, doorbell.RECALL, request.id, request.serial):
+                    return
+                self._asked_back[rank] = request.serial
 
     # -- what the dispatcher says (with the lock) ----------------------------------------------------
 
@@ -381,9 +394,16 @@ class ClientLoop(Driver):
     def ping(self) -> tuple[int, set[int]]:
         """Ask every server how it is; the ping's number and the servers that could be asked."""
         serial, now = time.monotonic_ns(), clock()
-        asked = {rank for rank in self.dispatcher.ranks() if self.control(rank, doorbell.PING, serial)}
+        asked = {rank for rank in self.dispatcher.ranks() if self._ping(rank, serial)}
         self.pinged.update(dict.fromkeys(asked, now))
         return serial, asked
+
+    def _ping(self, rank: int, serial: int) -> bool:
+        if self._unanswered.get(rank, 0) < _UNANSWERED:  # else it has enough to answer, when it can
+            if not self.control(rank, doorbell.PING, serial):
+                return False
+            self._unanswered[rank] = self._unanswered.get(rank, 0) + 1
+        return True
 
     def ask_usage(self, timeout: float) -> None:
         """Have every server say how much CPU and memory it used; those that cannot are left out."""
@@ -397,6 +417,7 @@ class ClientLoop(Driver):
         kind, id, cpu, number = doorbell.RECORD.unpack(record)
         if kind == doorbell.PONG:
             self.usage[rank] = (cpu, number)
+            self._unanswered[rank] = 0
             self.ponged[rank] = clock()
             self._serials[rank] = id
         elif kind == doorbell.RECALLED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 
 from mpiframe import launcher
 from mpiframe.errors import MpiframeError
+from mpiframe.launcher.environment import NEWS
 
 _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
@@ -55,6 +57,10 @@ def _write(name: str, text: str) -> None:
     with open(path + ".new", "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(path + ".new", path)
+    with contextlib.suppress(OSError):  # nobody listens
+        news = os.open(os.path.join(folder, NEWS), os.O_WRONLY | os.O_NONBLOCK)
+        os.write(news, b"!")
+        os.close(news)
 
 
 def run_alone(argv: list[str]) -> int:

@@ -17,6 +17,7 @@ import faulthandler
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -503,6 +504,13 @@ class Server:
 
     def _nudged(self) -> None:
         os.read(self._nudge[0], 64)
+
+    def orphan(self) -> None:
+        """The client is out of reach: end the bell too, on which the main thread sleeps. From any thread."""
+        peer = self._transport.peers.get(CLIENT)
+        if peer is not None and peer.bell is not None:
+            with contextlib.suppress(OSError):  # closed already
+                peer.bell.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
         """Interrupt what runs, and what the client had sent and is yet to run."""

@@ -397,9 +397,7 @@ def _open_server(comm: MPI.Intracomm, me: Member, deadline: float) -> World:
             reason = address[1]
             raise ConnectionError(reason)
         left = min(max(deadline - time.monotonic(), 1.0), config.connect_timeout)
-        peer.bell, peer.control = doorbell.connect(
-            tuple(address), secret, me.rank, left, config.link_timeout
-        )
+        peer.bell, peer.control = doorbell.connect(tuple(address), secret, me.rank, left, config.link_timeout)
         how = address[0]
         if page_path:
             with open(page_path, "r+b") as file:

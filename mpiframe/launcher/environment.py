@@ -19,9 +19,11 @@ Purpose = Literal["job", "step", "child"]
 CALLER_ENV = "MPIFRAME_CALLER_ENV"
 """Holds, as JSON, the MPI settings of the caller of `mpiframe run`, apart from the launcher's."""
 
-RUN_DIR = "MPIFRAME_RUN_DIR"
 TERMINAL = "MPIFRAME_TERMINAL"
+RUN_DIR = "MPIFRAME_RUN_DIR"
 """The private directory of one run, in which rank 0 writes `host pid` to the file `client`."""
+NEWS = "news"
+"""A pipe in it, on which the launcher hears that a file was written there."""
 
 _MPI = (
     "PMI_",

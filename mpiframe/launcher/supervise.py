@@ -7,15 +7,18 @@ The life of one run:
 3. This process sleeps until a signal arrives; the end of a child is one (SIGCHLD).
 4. The first SIGINT goes to the client alone, whose script sees one KeyboardInterrupt and may end
    its servers in good order. SIGTERM likewise.
-5. After the grace time, or at a second signal, all ends by force: SIGTERM to the launcher, which
+5. When the client's process has ended, the others have a bounded time to follow: a launcher would
+   wait for ever for its daemon on a host that cannot be reached.
+6. After the grace time, or at a second signal, all ends by force: SIGTERM to the launcher, which
    knows its ranks on other hosts; shortly after, SIGKILL to every process that is left on this
    host.
-6. The run directory is removed.
+7. The run directory is removed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import shutil
@@ -30,8 +33,16 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from mpiframe.config import Config
 from mpiframe.errors import WorldError
-from mpiframe.launcher.environment import CALLER_ENV, RUN_DIR, TERMINAL, record_caller, scrub_environment
+from mpiframe.launcher.environment import (
+    CALLER_ENV,
+    NEWS,
+    RUN_DIR,
+    TERMINAL,
+    record_caller,
+    scrub_environment,
+)
 from mpiframe.launcher.planning import LaunchPlan
 from mpiframe.launcher.processes import adopting_orphans, descendants, end_with_parent, reap, send
 
@@ -41,6 +52,7 @@ GRACE_SECONDS = 2.2
 _TERM_SECONDS = 0.4  # for the launcher to end its ranks after SIGTERM, before SIGKILL
 _SETTLE_SECONDS = 0.5  # for a launcher's helpers to leave after the launcher ended by itself
 _KILL_SECONDS = 2.0  # for the kernel to take away what was killed
+_FOLLOW_SECONDS = 2.0  # for the launcher to end after the last rank
 _SAME_PRESS_SECONDS = 0.1  # `timeout` and some shells deliver one Ctrl-C twice
 
 TIMED_OUT = 124
@@ -94,6 +106,13 @@ class _World:
         self._inbox = inbox
         self._client_file = directory / "client"
         self._status_file = directory / "status"  # written by the client when it has ended its world
+        # The client writes a byte here when it has written a file, so that nobody has to look for it.
+        os.mkfifo(directory / NEWS, 0o600)
+        self._news = os.open(directory / NEWS, os.O_RDWR | os.O_NONBLOCK)
+        self._client: int | None = None  # can be read when the client's process has ended
+        self._followers_limit: float | None = None
+        config = Config.from_environment()
+        self._follow = config.grace + config.stop_timeout + _FOLLOW_SECONDS
         self._strangers = descendants(os.getpid())  # children of a program that calls `run`: not ours to end
         self._forced = False
         env = scrub_environment(os.environ, purpose="step")
@@ -120,6 +139,14 @@ class _World:
         first, first_at, asked_client = 0, 0.0, False
         while self._mpiexec.poll() is None:
             arrived = self._next_signal(limit)
+            if arrived is None and self._is_left_behind() and not first:
+                print(
+                    "mpiframe run: the client has ended, but mpiexec has not, as if it waited for a host "
+                    "that cannot be reached; it was ended by force",
+                    file=sys.stderr,
+                )
+                self._end_by_force()
+                return self._own_status() or 1
             if arrived is None:  # the time is over
                 self._end_by_force()
                 return TIMED_OUT if not first else 128 + first
@@ -166,6 +193,9 @@ class _World:
             send(left, signal.SIGKILL)
             self._wait_until_gone(_TERM_SECONDS)
         self._mpiexec.poll()
+        os.close(self._news)
+        if self._client is not None:
+            os.close(self._client)
 
     def _pass_on(self, number: int) -> bool:
         """Send a signal to the client (True), or to mpiexec if that cannot be reached (False)."""
@@ -186,6 +216,7 @@ class _World:
 
     def _end_by_force(self) -> None:
         self._forced = True
+        self._followers_limit = math.inf
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._mpiexec.pid, signal.SIGTERM)
         self._wait_until_gone(_TERM_SECONDS)
@@ -207,9 +238,32 @@ class _World:
 
     def _next_signal(self, limit: float | None) -> int | None:
         """The next signal to arrive, waiting until `limit` (monotonic time); None if none did."""
-        seconds = None if limit is None else max(0.0, limit - time.monotonic())
-        readable, _, _ = select.select([self._inbox], [], [], seconds)
-        return self._inbox.recv(1)[0] if readable else None
+        while True:
+            limits = [at for at in (limit, self._followers_limit) if at is not None]
+            seconds = max(0.0, min(limits) - time.monotonic()) if limits else None
+            sources: list[socket.socket | int] = [self._inbox, self._news]
+            if self._client is not None and self._followers_limit is None:
+                sources.append(self._client)
+            readable, _, _ = select.select(sources, [], [], seconds)
+            if self._inbox in readable:
+                return self._inbox.recv(1)[0]
+            if self._news in readable:
+                os.read(self._news, 4096)
+                self._look_for_client()
+            elif readable:
+                self._followers_limit = time.monotonic() + self._follow
+            else:
+                return None
+
+    def _look_for_client(self) -> None:
+        """Be told when the client's process ends (on a Linux that can do that)."""
+        pid = self._client_pid() if self._client is None and hasattr(os, "pidfd_open") else None
+        if pid is not None:
+            with contextlib.suppress(OSError):
+                self._client = os.pidfd_open(pid)
+
+    def _is_left_behind(self) -> bool:
+        return self._followers_limit is not None and self._followers_limit <= time.monotonic()
 
 
 def _standard_input() -> int | None:

@@ -85,7 +85,7 @@ class Hosts:
     def interpreter(self, executable: str, index: int = 0) -> str:
         """A program that is this interpreter, on one of the hosts, with its caller's environment."""
         path = self.folder / f"python-{self[index].name}-{abs(hash(executable))}"
-        me = f'{sys.executable} {Path(__file__).resolve()} agent --whole {self[index].name}'
+        me = f"{sys.executable} {Path(__file__).resolve()} agent --whole {self[index].name}"
         path.write_text(f'#!/bin/sh\nexec {me} {executable} "$@"\n')
         path.chmod(0o755)
         return str(path)
@@ -164,12 +164,10 @@ def _make(hosts: Hosts, count: int, resolved: bool) -> None:
     agent.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).resolve()} agent "$@"\n')
     agent.chmod(0o755)
     hosts.switch = _unshared("--net", "sleep", "infinity")
-    for n, (name, address) in enumerate(zip(names, addresses, strict=True)):
+    for name, address in zip(names, addresses, strict=True):
         table = hosts.folder / f"etc-hosts-{name}"
-        lines = ["127.0.0.1 localhost"]
-        lines += [f"{a} {other}" for a, other in zip(addresses, names, strict=True) if resolved or other != name]
-        lines += [] if resolved else [f"127.0.1.1 {name}"]
-        table.write_text("\n".join(lines) + "\n")
+        known = dict(zip(names, addresses, strict=True)) | ({} if resolved else {name: "127.0.1.1"})
+        table.write_text("127.0.0.1 localhost\n" + "".join(f"{a} {n}\n" for n, a in known.items()))
         spaces = ("--net", "--uts", "--ipc", "--mount", "--pid", "--mount-proc")
         init = (sys.executable, "-I", str(Path(__file__).resolve()), "init", str(hosts.folder / name), name)
         hosts.hosts.append(Host(name, address, _unshared(*spaces, *init, str(table))))
