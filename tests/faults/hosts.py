@@ -25,7 +25,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +52,24 @@ class Host:
         """Run a program of the outside in this host's network namespace."""
         return _call("nsenter", "-t", str(self.pid), "-n", *words)
 
+    def processes(self) -> list[str]:
+        """The command lines of this host's processes, each after its id (as seen from outside)."""
+        mine = os.readlink(f"/proc/{self.pid}/ns/pid")
+        found = []
+        for directory in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(directory / "ns" / "pid") == mine:
+                    words = (directory / "cmdline").read_text().replace("\0", " ")
+                    found.append(f"{directory.name} {words}")
+        return found
+
+    def signal(self, name: str, words: str) -> None:
+        """Send a signal to the processes of this host whose command line holds these words."""
+        for line in self.processes():
+            pid, _, command = line.partition(" ")
+            if words in command:
+                os.kill(int(pid), signal.Signals[f"SIG{name}"])
+
     def shared_memory(self) -> list[str]:
         """What is in this host's /dev/shm."""
         return sorted(os.listdir(f"/proc/{self.pid}/root/dev/shm"))
@@ -76,8 +94,8 @@ class Hosts:
 
     def hostfile(self, vendor: str, *slots: int) -> str:
         """A list of hosts, with so many ranks on the first, the second, ..."""
-        form = "{} slots={}\n" if vendor == "openmpi" else "{}:{}\n"
-        path = self.folder / f"hosts-{vendor}-{'-'.join(map(str, slots))}"
+        form = "{} slots={}\n" if vendor == "Open MPI" else "{}:{}\n"
+        path = self.folder / f"hosts-{'-'.join(map(str, slots))}"
         lines = [form.format(h.name, n) for h, n in zip(self.hosts, slots, strict=False) if n]
         path.write_text("".join(lines))
         return str(path)
@@ -101,8 +119,7 @@ class Hosts:
     def die(self, index: int) -> None:
         """The power of a host fails: it says nothing more, not even goodbye."""
         self.cut(index)
-        self[index].init.kill()
-        self[index].init.wait()
+        _end(self[index].init)
 
     def drop(self, index: int, first: int, last: int) -> None:
         """A firewall on a host: TCP packets for these ports vanish."""
@@ -119,14 +136,13 @@ class Hosts:
 
     def _port(self, index: int, state: str) -> None:
         assert self.switch is not None
-        pid = str(_first_child(self.switch))
+        pid = str(_first_child(self.switch, self.folder))
         _call("nsenter", "-t", pid, "-n", "bridge", "link", "set", "dev", f"port{index}", "state", state)
 
     def close(self) -> None:
         """Turn everything off."""
         for process in [h.init for h in self.hosts] + ([self.switch] if self.switch else []):
-            process.kill()
-            process.wait()
+            _end(process)
 
 
 def listening(pid: int | str = "self") -> list[tuple[str, int]]:
@@ -163,19 +179,21 @@ def _make(hosts: Hosts, count: int, resolved: bool) -> None:
     agent = hosts.folder / "agent"
     agent.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).resolve()} agent "$@"\n')
     agent.chmod(0o755)
-    hosts.switch = _unshared("--net", "sleep", "infinity")
+    hosts.switch = _unshared(hosts.folder / "said-switch", "--net", "sleep", "infinity")
     for name, address in zip(names, addresses, strict=True):
         table = hosts.folder / f"etc-hosts-{name}"
         known = dict(zip(names, addresses, strict=True)) | ({} if resolved else {name: "127.0.1.1"})
         table.write_text("127.0.0.1 localhost\n" + "".join(f"{a} {n}\n" for n, a in known.items()))
         spaces = ("--net", "--uts", "--ipc", "--mount", "--pid", "--mount-proc")
         init = (sys.executable, "-I", str(Path(__file__).resolve()), "init", str(hosts.folder / name), name)
-        hosts.hosts.append(Host(name, address, _unshared(*spaces, *init, str(table))))
-    switch = str(_first_child(hosts.switch))
+        hosts.hosts.append(
+            Host(name, address, _unshared(hosts.folder / f"said-{name}", *spaces, *init, str(table)))
+        )
+    switch = str(_first_child(hosts.switch, hosts.folder))
     _call("nsenter", "-t", switch, "-n", "ip", "link", "add", "switch", "type", "bridge")
     _call("nsenter", "-t", switch, "-n", "ip", "link", "set", "switch", "up")
     for n, host in enumerate(hosts.hosts):
-        host.pid = _first_child(host.init)
+        host.pid = _first_child(host.init, hosts.folder)
         _call(
             "nsenter", "-t", switch, "-n", "ip", "link", "add", f"port{n}", "type", "veth",
             "peer", "name", "eth0", "netns", str(host.pid),
@@ -186,10 +204,10 @@ def _make(hosts: Hosts, count: int, resolved: bool) -> None:
         host.run("ip", "link", "set", "lo", "up")
     for host in hosts.hosts:
         path = hosts.folder / host.name
-        _until(lambda path=path: path.exists(), f"{host.name} did not come up", host.init)
+        _until(lambda path=path: path.exists(), f"{host.name} did not come up", host.init, hosts.folder)
 
 
-def _unshared(*words: str) -> subprocess.Popen[bytes]:
+def _unshared(said: Path, *words: str) -> subprocess.Popen[bytes]:
     libc = ctypes.CDLL(None)
 
     def with_us() -> None:
@@ -197,20 +215,37 @@ def _unshared(*words: str) -> subprocess.Popen[bytes]:
 
     flags = ("--fork", "--kill-child=SIGKILL")
     try:
-        return subprocess.Popen(
-            ["unshare", *flags, *words],
-            stdin=subprocess.DEVNULL,
-            env={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
-            preexec_fn=with_us,
-        )
+        with open(said, "wb") as output:
+            return subprocess.Popen(
+                ["unshare", *flags, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
+                preexec_fn=with_us,
+            )
     except OSError as error:
         raise HostsError(f"unshare (of util-linux): {error}") from error
 
 
-def _first_child(process: subprocess.Popen[bytes]) -> int:
+def _first_child(process: subprocess.Popen[bytes], folder: Path) -> int:
     path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    _until(lambda: path.exists() and path.read_text().split(), "unshare started nothing", process)
+    _until(lambda: path.exists() and path.read_text().split(), "unshare started nothing", process, folder)
     return int(path.read_text().split()[0])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the first process of a host, and so all of them; `unshare` ends when they are gone."""
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if process.poll() is None:
+        for pid in path.read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    try:
+        process.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _call(*words: str) -> str:
@@ -224,11 +259,14 @@ def _call(*words: str) -> str:
     return done.stdout
 
 
-def _until(condition: object, problem: str, process: subprocess.Popen[bytes]) -> None:
+def _until(
+    condition: Callable[[], object], problem: str, process: subprocess.Popen[bytes], folder: Path
+) -> None:
     deadline = time.monotonic() + SECONDS
-    while not condition():  # type: ignore[operator]
+    while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise HostsError(f"{problem} (exit status of unshare: {process.poll()})")
+            said = "".join(path.read_text() for path in sorted(folder.glob("said-*")))
+            raise HostsError(f"{problem} (exit status of unshare: {process.poll()}) {said}".strip())
         time.sleep(0.005)
 
 
