@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
 import pytest
@@ -612,6 +613,10 @@ class Histories(RuleBasedStateMachine):
         self.retries: dict[int, int] = {}
         self.sends: dict[int, int] = {}
         self.paused: set[int] = set()
+        self.alone: set[int] = set()
+        self.skipped: dict[int, list[tuple[int, int]]] = {}  # rank -> (id, serial) it will not run, unheard
+        self.begun: set[int] = set()  # was sent at least once
+        self.last_shared = 0  # the newest request for anyone that was ever sent
 
     def carry_out(self, instructions: list[Any]) -> None:
         for said in instructions:
@@ -624,7 +629,14 @@ class Histories(RuleBasedStateMachine):
                     assert request.server == said.rank
                     self.sends[request.id] += 1
                     assert self.sends[request.id] <= 1 + self.retries[request.id]
+                    if request.target is None and request.id not in self.begun:
+                        assert request.id > self.last_shared, "the shared queue is out of order"
+                        self.last_shared = request.id
+                        waits = [id for id in self.begun if self.is_queued(id)]
+                        assert not waits, f"{request.id} overtakes {waits}, which had been sent before"
+                    self.begun.add(request.id)
                     if self.holds[said.rank]:  # sent ahead
+                        assert said.rank not in self.alone
                         expected = self.dispatcher.pace.expected(request.key)
                         assert expected is not None
                         assert expected <= SHORT
@@ -652,12 +664,29 @@ class Histories(RuleBasedStateMachine):
                 self.ends[id].append("done")
         self.carry_out(self.dispatcher.answered(rank, [(id, seconds) for id in ids]))
 
-    @initialize(count=st.integers(1, len(RANKS)), highest_first=st.booleans())
-    def start(self, count: int, highest_first: bool) -> None:
+    def is_queued(self, id: int) -> bool:
+        request = self.requests[id]
+        return request.target is None and request.status is Status.QUEUED
+
+    def runs(self, rank: int) -> list[int]:
+        """What this server has run, or will, and has not answered."""
+        skipped = {id for id, _ in self.skipped[rank]}
+        return [id for id in self.holds[rank] if id not in skipped]
+
+    def joins(self, rank: int, alone: bool) -> None:
+        self.holds[rank], self.waits[rank], self.skipped[rank] = [], [], []
+        self.alone.discard(rank)
+        if alone:
+            self.alone.add(rank)
+        self.carry_out(self.dispatcher.joined(rank, alone=alone))
+
+    @initialize(alone=st.lists(st.booleans(), min_size=1, max_size=len(RANKS)), highest_first=st.booleans())
+    def start(self, alone: list[bool], highest_first: bool) -> None:
         self.dispatcher.highest_first = highest_first
-        for rank in RANKS[:count]:
-            self.holds[rank], self.waits[rank] = [], []
-            self.carry_out(self.dispatcher.joined(rank))
+        self.dispatcher.pace.learn(FAST, SHORT / 100)
+        self.dispatcher.pace.learn(SLOW, 10.0)
+        for rank, lonely in zip(RANKS, alone, strict=False):
+            self.joins(rank, lonely)
 
     @rule(
         rank=st.none() | st.sampled_from(RANKS),
@@ -691,21 +720,31 @@ class Histories(RuleBasedStateMachine):
             )
             self.requests[id], self.ends[id] = request, []
             self.retries[id], self.sends[id] = retries, 0
-            self.carry_out(self.dispatcher.pushed(request))
+            idle = self.dispatcher.idle(target)
+            said = self.dispatcher.pushed(request)
+            if idle is not None:  # the client may have sent it there already
+                assert [(s.rank, s.requests) for s in said if isinstance(s, Send)] == [(idle, [request])]
+            self.carry_out(said)
 
-    @precondition(lambda self: any(self.holds.values()))
+    @rule(rank=st.none() | st.sampled_from(RANKS), count=st.integers(3, 12), retries=st.integers(0, 1))
+    def push_many_short(self, rank: int | None, count: int, retries: int) -> None:
+        self.push(rank, FAST, False, None, retries, count)
+
+    @precondition(lambda self: any(self.runs(r) for r in self.live()))
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 1e-5, 5e-4, 1.5e-3, 3.0]))
     def answer(self, data: st.DataObject, seconds: float) -> None:
-        rank = data.draw(st.sampled_from([r for r in self.live() if self.holds[r]]))
-        count = data.draw(st.integers(1, len(self.holds[rank])))
-        ids, self.holds[rank] = self.holds[rank][:count], self.holds[rank][count:]
+        rank = data.draw(st.sampled_from([r for r in self.live() if self.runs(r)]))
+        count = data.draw(st.integers(1, len(self.runs(rank))))
+        ids = self.runs(rank)[:count]
+        self.holds[rank] = [id for id in self.holds[rank] if id not in ids]
         self.reply(rank, ids, seconds)
 
-    @precondition(lambda self: any(self.holds.values()))
+    @precondition(lambda self: any(self.runs(r) for r in self.live()))
     @rule(data=st.data())
     def defer(self, data: st.DataObject) -> None:
-        rank = data.draw(st.sampled_from([r for r in self.live() if self.holds[r]]))
-        id = self.holds[rank].pop(0)
+        rank = data.draw(st.sampled_from([r for r in self.live() if self.runs(r)]))
+        id = self.runs(rank)[0]
+        self.holds[rank].remove(id)
         self.waits[rank].append(id)
         self.carry_out(self.dispatcher.deferred(rank, id, 1e-5))
 
@@ -730,20 +769,20 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
         rank = data.draw(st.sampled_from(self.live()))
-        del self.holds[rank], self.waits[rank]
+        del self.holds[rank], self.waits[rank], self.skipped[rank]
         self.paused.discard(rank)
         self.carry_out(self.dispatcher.lost(rank))
 
     @precondition(lambda self: len(self.holds) < len(RANKS))
-    @rule(data=st.data())
-    def join(self, data: st.DataObject) -> None:
-        rank = data.draw(st.sampled_from([r for r in RANKS if r not in self.holds]))
-        self.holds[rank], self.waits[rank] = [], []
-        self.carry_out(self.dispatcher.joined(rank))
+    @rule(data=st.data(), alone=st.booleans())
+    def join(self, data: st.DataObject, alone: bool) -> None:
+        self.joins(data.draw(st.sampled_from([r for r in RANKS if r not in self.holds])), alone)
 
     @precondition(lambda self: any(self.holds.values()))
     @rule(data=st.data())
     def recall(self, data: st.DataObject) -> None:
+        """The client asks for what waits behind a long command; the server says of what it has not begun
+        that it never will, and nobody has heard that yet."""
         rank = data.draw(st.sampled_from([r for r in self.live() if self.holds[r]]))
         waiting = self.dispatcher.recallable(rank)
         assert [r.id for r in waiting] == [
@@ -752,12 +791,48 @@ class Histories(RuleBasedStateMachine):
             if self.requests[id].target is None and not self.requests[id].ended
         ]
         for request in waiting:
-            serial = request.serial
-            self.holds[rank].remove(request.id)
-            self.sends[request.id] -= 1  # it was not begun there
-            self.carry_out(self.dispatcher.recalled(rank, request.id, serial))
-            again = self.dispatcher.recalled(rank, request.id, serial)
-            assert again == [], "it is recalled once, though heard of twice"
+            if request.id in self.runs(rank)[1:]:
+                self.skipped[rank].append((request.id, request.serial))
+
+    @precondition(lambda self: any(self.skipped.values()))
+    @rule(data=st.data())
+    def hear_of_recall(self, data: st.DataObject) -> None:
+        rank = data.draw(st.sampled_from([r for r in self.live() if self.skipped[r]]))
+        self.hear(rank, data.draw(st.sampled_from(self.skipped[rank])))
+
+    def hear(self, rank: int, skipped: tuple[int, int]) -> None:
+        id, serial = skipped
+        self.skipped[rank].remove(skipped)
+        self.holds[rank].remove(id)
+        self.sends[id] -= 1  # it was not begun there
+        self.carry_out(self.dispatcher.recalled(rank, id, serial))
+        again = self.dispatcher.recalled(rank, id, serial)
+        assert again == [], "it is recalled once, though heard of twice"
+
+    @precondition(lambda self: any(self.holds.values()))
+    @rule(data=st.data(), serial=st.integers(-1, 12))
+    def hear_of_an_older_recall(self, data: st.DataObject, serial: int) -> None:
+        """Of the same request, when it was sent to this server before."""
+        rank = data.draw(st.sampled_from([r for r in self.live() if self.holds[r]]))
+        id = data.draw(st.sampled_from(self.holds[rank]))
+        if serial != self.requests[id].serial:
+            assert self.dispatcher.recalled(rank, id, serial) == []
+
+    @rule(rank=st.integers(0, 4), serial=st.integers(0, 9), data=st.data())
+    def hear_of_what_is_not(self, rank: int, serial: int, data: st.DataObject) -> None:
+        """Servers that were never there, requests that they do not hold: too late, or nonsense."""
+        id = data.draw(st.sampled_from(sorted(self.requests)[-20:] or [77]))
+        held = set(self.holds.get(rank, ())) | set(self.waits.get(rank, ()))
+        if id not in held:
+            assert self.dispatcher.recalled(rank, id, serial) == []
+            assert self.dispatcher.deferred(rank, id, 1.0) == []
+        if rank not in self.holds:
+            assert self.dispatcher.answered(rank, [(id, 1.0)]) == []
+            assert self.dispatcher.lost(rank) == []
+            assert self.dispatcher.resumed(rank) == []
+            assert self.dispatcher.recallable(rank) == []
+            self.dispatcher.paused(rank)
+            assert not self.dispatcher.is_live(rank)
 
     @precondition(lambda self: self.holds)
     @rule(data=st.data())
@@ -819,6 +894,9 @@ class Histories(RuleBasedStateMachine):
             self.paused.remove(rank)
             self.carry_out(self.dispatcher.resumed(rank))
         steps = 0
+        for rank in self.live():
+            while self.skipped[rank]:
+                self.hear(rank, self.skipped[rank][0])
         while any(self.holds.values()) or any(self.waits.values()):
             for rank in self.live():
                 held, self.holds[rank] = self.holds[rank], []
@@ -833,6 +911,11 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
+LONG = bool(os.environ.get("MPIFRAME_TEST_LONG"))  # `launch/test --faults` looks further, and at random
 TestHistories.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, derandomize=True, database=None
+    max_examples=1_500 if LONG else 250,
+    stateful_step_count=80 if LONG else 40,
+    deadline=None,
+    derandomize=not LONG,
+    database=None,
 )
