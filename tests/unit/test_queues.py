@@ -616,7 +616,7 @@ class Histories(RuleBasedStateMachine):
         self.alone: set[int] = set()
         self.skipped: dict[int, list[tuple[int, int]]] = {}  # rank -> (id, serial) it will not run, unheard
         self.begun: set[int] = set()  # was sent at least once
-        self.last_shared = 0  # the newest request for anyone that was ever sent
+        self.awaiting: set[int] = set()  # waited at some time for a working server, though others were idle
 
     def carry_out(self, instructions: list[Any]) -> None:
         for said in instructions:
@@ -630,10 +630,12 @@ class Histories(RuleBasedStateMachine):
                     self.sends[request.id] += 1
                     assert self.sends[request.id] <= 1 + self.retries[request.id]
                     if request.target is None and request.id not in self.begun:
-                        assert request.id > self.last_shared, "the shared queue is out of order"
-                        self.last_shared = request.id
-                        waits = [id for id in self.begun if self.is_queued(id)]
-                        assert not waits, f"{request.id} overtakes {waits}, which had been sent before"
+                        waits = [
+                            id
+                            for id in self.requests
+                            if self.is_queued(id) and (id < request.id or id in self.begun)
+                        ]
+                        assert set(waits) <= self.awaiting, f"{request.id} overtakes {waits}"
                     self.begun.add(request.id)
                     if self.holds[said.rank]:  # sent ahead
                         assert said.rank not in self.alone
@@ -668,6 +670,10 @@ class Histories(RuleBasedStateMachine):
         request = self.requests[id]
         return request.target is None and request.status is Status.QUEUED
 
+    def see_who_waits(self) -> None:
+        if self.dispatcher.awaited() is not None:
+            self.awaiting |= {id for id in self.requests if self.is_queued(id)}
+
     def runs(self, rank: int) -> list[int]:
         """What this server has run, or will, and has not answered."""
         skipped = {id for id, _ in self.skipped[rank]}
@@ -695,6 +701,7 @@ class Histories(RuleBasedStateMachine):
         patience=st.none() | st.floats(0, 5),
         retries=st.integers(0, 2),
         count=st.integers(1, 4),
+        by_hand=st.booleans(),
     )
     def push(
         self,
@@ -704,6 +711,7 @@ class Histories(RuleBasedStateMachine):
         patience: float | None,
         retries: int,
         count: int,
+        by_hand: bool = True,
     ) -> None:
         target = rank if rank in self.holds else None
         for _ in range(count):
@@ -721,10 +729,16 @@ class Histories(RuleBasedStateMachine):
             self.requests[id], self.ends[id] = request, []
             self.retries[id], self.sends[id] = retries, 0
             idle = self.dispatcher.idle(target)
-            said = self.dispatcher.pushed(request)
-            if idle is not None:  # the client may have sent it there already
+            if idle is None or (target is None and self.dispatcher.is_soon(key)):
+                self.carry_out(self.dispatcher.pushed(request))
+            elif patience is None and by_hand:  # the client sends it there itself, and says so
+                self.dispatcher.taken(idle, request)
+                self.carry_out([Send(idle, [request])])
+            else:
+                said = self.dispatcher.pushed(request)
                 assert [(s.rank, s.requests) for s in said if isinstance(s, Send)] == [(idle, [request])]
-            self.carry_out(said)
+                self.carry_out(said)
+            self.see_who_waits()
 
     @rule(rank=st.none() | st.sampled_from(RANKS), count=st.integers(3, 12), retries=st.integers(0, 1))
     def push_many_short(self, rank: int | None, count: int, retries: int) -> None:
@@ -834,6 +848,12 @@ class Histories(RuleBasedStateMachine):
             self.dispatcher.paused(rank)
             assert not self.dispatcher.is_live(rank)
 
+    @precondition(lambda self: self.dispatcher.awaited() is not None)
+    @rule()
+    def spread(self) -> None:
+        """The working server takes longer than was expected."""
+        self.carry_out(self.dispatcher.spread())
+
     @precondition(lambda self: self.holds)
     @rule(data=st.data())
     def pause(self, data: st.DataObject) -> None:
@@ -860,6 +880,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_state_is_sound(self) -> None:
+        self.see_who_waits()
         self.dispatcher.validate()
         assert self.dispatcher.ranks() == self.live()
         for id, ends in self.ends.items():
