@@ -95,10 +95,10 @@ def _parse(name: str, text: str, kind: type, choices: tuple[str, ...]) -> object
 
 
 def _parse_ports(name: str, text: str) -> str:
-    first, _, last = text.strip().partition("-")
+    first, dash, last = text.strip().partition("-")
     if text.strip():
         try:
-            if not 0 < int(first) <= int(last or first) < 1 << 16:
+            if not 0 < int(first) <= int(last if dash else first) < 1 << 16:
                 raise ValueError(text)
         except ValueError:
             raise WorldError(

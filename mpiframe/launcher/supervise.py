@@ -146,7 +146,7 @@ class _World:
                     file=sys.stderr,
                 )
                 self._end_by_force()
-                return self._own_status() or 1
+                return self._own_status() if self._status_file.exists() else 1
             if arrived is None:  # the time is over
                 self._end_by_force()
                 return TIMED_OUT if not first else 128 + first
