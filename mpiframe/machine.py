@@ -88,6 +88,16 @@ def address_towards(peer: str) -> str | None:
         return str(probe.getsockname()[0])
 
 
+def mapped_segments(prefix: str) -> list[str]:
+    """The paths in /dev/shm that this process has mapped, of names that begin with `prefix`."""
+    try:
+        lines = _read("/proc/self/maps").splitlines()
+    except OSError:
+        return []
+    paths = {line.split(None, 5)[5] for line in lines if f"/dev/shm/{prefix}" in line}
+    return sorted(path for path in paths if not path.endswith(" (deleted)"))
+
+
 def process_usage() -> tuple[float, int]:
     """CPU seconds (user and system) and resident bytes of this process."""
     times = os.times()

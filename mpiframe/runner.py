@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpiframe import launcher
+from mpiframe import launcher, machine
 from mpiframe.errors import MpiframeError
-from mpiframe.launcher.environment import NEWS
+from mpiframe.launcher.environment import NEWS, SEGMENTS
 
 _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
@@ -45,6 +45,8 @@ def run(argv: list[str], before_end: Callable[[], None] = lambda: None) -> int:
 
 def _tell_launcher() -> None:
     """Let `mpiframe run` know which process is the client, so that Ctrl-C reaches it alone."""
+    segments = [path for name in SEGMENTS for path in machine.mapped_segments(name)]
+    _write("segments", "\n".join(segments))
     _write("client", f"{socket.gethostname()} {os.getpid()}\n")
 
 

@@ -148,7 +148,18 @@ def open_world(config: Config | None = None) -> World:
             _opened = _open_server(comm, me, deadline)
     except OSError as error:  # too many open files, a full /dev/shm
         raise WorldError(f"the world cannot be opened on {me.host} (rank {me.rank}): {error}") from error
+    _forget_segments()
     return _opened
+
+
+def _forget_segments() -> None:
+    """Take away the name of MPICH's shared memory, which all who need it have mapped by now.
+
+    MPICH does so at its end, which a rank that is killed never comes to: the file would stay for good.
+    """
+    for path in machine.mapped_segments("mpich_shm_"):
+        with contextlib.suppress(OSError):  # another rank of this host was quicker
+            os.unlink(path)
 
 
 def give_up(code: int) -> None:

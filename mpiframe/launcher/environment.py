@@ -25,6 +25,9 @@ RUN_DIR = "MPIFRAME_RUN_DIR"
 NEWS = "news"
 """A pipe in it, on which the launcher hears that a file was written there."""
 
+SEGMENTS = ("sm_segment.", "vader_segment.")
+"""How Open MPI's shared memory is called in /dev/shm: HOST.USER.RUN-AND-JOB.RANK follows."""
+
 _MPI = (
     "PMI_",
     "PMI2_",

@@ -18,6 +18,7 @@ The life of one run:
 from __future__ import annotations
 
 import contextlib
+import glob
 import math
 import os
 import select
@@ -39,6 +40,7 @@ from mpiframe.launcher.environment import (
     CALLER_ENV,
     NEWS,
     RUN_DIR,
+    SEGMENTS,
     TERMINAL,
     record_caller,
     scrub_environment,
@@ -105,6 +107,7 @@ class _World:
     ) -> None:
         self._inbox = inbox
         self._client_file = directory / "client"
+        self._segments_file = directory / "segments"
         self._status_file = directory / "status"  # written by the client when it has ended its world
         # The client writes a byte here when it has written a file, so that nobody has to look for it.
         os.mkfifo(directory / NEWS, 0o600)
@@ -193,9 +196,19 @@ class _World:
             send(left, signal.SIGKILL)
             self._wait_until_gone(_TERM_SECONDS)
         self._mpiexec.poll()
+        self._forget_segments()
         os.close(self._news)
         if self._client is not None:
             os.close(self._client)
+
+    def _forget_segments(self) -> None:
+        """Remove the shared memory that ranks which were killed have left; Open MPI does not."""
+        with contextlib.suppress(OSError):
+            for path in self._segments_file.read_text(encoding="utf-8").splitlines():
+                if path.startswith(tuple(f"/dev/shm/{name}" for name in SEGMENTS)):
+                    run = path.rpartition(".")[0][:-4]  # all jobs of the run, so spawned ones too
+                    for left in glob.glob(f"{glob.escape(run)}????.*"):
+                        os.unlink(left)
 
     def _pass_on(self, number: int) -> bool:
         """Send a signal to the client (True), or to mpiexec if that cannot be reached (False)."""
@@ -257,10 +270,14 @@ class _World:
 
     def _look_for_client(self) -> None:
         """Be told when the client's process ends (on a Linux that can do that)."""
-        pid = self._client_pid() if self._client is None and hasattr(os, "pidfd_open") else None
+        if self._client is not None or not hasattr(os, "pidfd_open"):
+            return
+        pid = self._client_pid()
         if pid is not None:
             with contextlib.suppress(OSError):
                 self._client = os.pidfd_open(pid)
+        elif self._status_file.exists():  # it has ended its world, and was quicker than we
+            self._followers_limit = time.monotonic() + self._follow
 
     def _is_left_behind(self) -> bool:
         return self._followers_limit is not None and self._followers_limit <= time.monotonic()

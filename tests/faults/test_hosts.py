@@ -262,6 +262,7 @@ assert [s.state for s in client.servers] == ["idle", "idle"]
     world.wait(SECONDS).expect(0)
 
 
+@pytest.mark.long
 def test_a_transfer_goes_on_where_the_link_left_it(site: Site) -> None:
     script = (
         HEAD
@@ -308,7 +309,9 @@ print("the script ended well")
 )
 
 
-@pytest.mark.parametrize("how", ["the power fails", "the link is cut for good"])
+@pytest.mark.parametrize(
+    "how", ["the power fails", pytest.param("the link is cut for good", marks=pytest.mark.long)]
+)
 def test_a_host_that_is_gone_fails_its_own_requests_only(site: Site, how: str) -> None:
     world = site.start(HEAD + LOST, 1, 1, 1, link_timeout=3, stop_timeout=2, grace=0.5)
     world.await_file("ready")
@@ -358,6 +361,7 @@ def test_a_client_whose_host_is_gone_leaves_no_server_behind(site: Site) -> None
     world.kill()
 
 
+@pytest.mark.long
 def test_a_stopped_server_on_another_host_is_not_a_lost_one(site: Site) -> None:
     script = (
         HEAD

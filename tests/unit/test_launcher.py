@@ -503,6 +503,8 @@ if len(sys.argv) == 2:
     runner._tell_launcher()
     if sys.argv[1] != "none":
         runner._write("status", sys.argv[1])
+    else:
+        time.sleep(1)  # as short a life as that of a client that can be watched
     os._exit(0)
 subprocess.Popen([sys.executable, __file__, os.environ["CLIENT_STATUS"]])
 time.sleep(600)
