@@ -377,6 +377,8 @@ class Server:
             self._see_off()
         elif len(answers) == 1:
             self._oldest = finished
+            if self._queue:
+                self._arm()  # the next command may take long, and must not keep this answer
         elif finished - self._oldest > _HOLD:
             self._flush()
 
@@ -470,6 +472,8 @@ class Server:
                 self._send_text(time.monotonic())
                 if self._answers and clock() - self._oldest > delay:
                     self._flush_locked()
+                elif self._answers:
+                    self._arm()
                 if self._transport.sending() and self._running:
                     self._transport.push_on()
                     self._arm()
