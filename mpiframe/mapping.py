@@ -48,8 +48,8 @@ class Items:
             self._whole = list(source)
         self.index = 0  # of the next one
 
-    def take(self, count: int) -> Sequence[Any]:
-        """The next items, fewer at the end."""
+    def take(self, count: int, most: int | None = None) -> Sequence[Any]:  # noqa: ARG002
+        """The next items, fewer at the end; up to `most` if they are not to be computed, None: any number."""
         if self._whole is not None:
             chunk = self._whole[self.index : self.index + count]
         else:
@@ -152,7 +152,8 @@ class MapRun:
     def _start_one(self) -> None:
         index = self._items.index
         try:
-            chunk = self._items.take(self._chunk_size())
+            most = None if self._limit is None else max(self._limit - self._held, 1)
+            chunk = self._items.take(self._chunk_size(), most)
             if not len(chunk):
                 self._exhausted = True
                 return

@@ -168,6 +168,11 @@ class RunningWorld:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(0.1)
 
+    def crash(self) -> None:
+        """`kill -9` of all, as a power cut: nobody is left to tidy up."""
+        self.kill()
+        self._process.wait(SECONDS)
+
     def said(self) -> str:
         """What was printed so far."""
         return f"{self._text('stdout')}\n{self._text('stderr')}"
