@@ -192,7 +192,8 @@ class _Walk:
             raise
         except Exception as error:
             raise JournalError(
-                f"a {type(value).__qualname__} cannot be compared with what was recorded: {error}"
+                f"a {type(value).__qualname__} cannot be compared with what was recorded: {error}. "
+                'Journal(path, changed="keep") compares nothing'
             ) from error
         if isinstance(parts, str):  # a name that can be imported
             wrapped = getattr(value, "__wrapped__", None)  # as functools.lru_cache leaves it

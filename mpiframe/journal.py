@@ -20,7 +20,6 @@ import json
 import os
 import pickle
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpiframe import codec, fingerprint
+from mpiframe.database import explained, identity, open_database
 from mpiframe.errors import CommandArgumentError, JournalError
 
 GROUP_ITEMS = 1000
@@ -36,20 +36,8 @@ _GROUP_BYTES = 32 << 20
 _LARGE = 1 << 20  # arrays from this size on are written from where they are
 _PIECE = 64 << 20
 _ITEMS_A_PART = 1 << 40
-_LOCK_SECONDS = 2.0  # a process that was killed may take a moment to let go of its locks; a run takes hours
 _ROWS = 128  # in one statement: each one gives the interpreter away, and it may take 5 ms to have it back
-_APPLICATION = 0x6D706966  # "mpif": how SQLite files say whose they are
-_FORMAT = 1
 _CHANGED = ("refuse", "recompute", "keep")
-
-_TABLES = """
-CREATE TABLE parts (id INTEGER PRIMARY KEY, label TEXT NOT NULL UNIQUE);
-CREATE TABLE functions (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, parts TEXT NOT NULL);
-CREATE TABLE items (
-    key INTEGER PRIMARY KEY, function INTEGER NOT NULL, input BLOB NOT NULL, size INTEGER NOT NULL,
-    sections TEXT, value BLOB);
-CREATE TABLE pieces (key INTEGER, number INTEGER, data BLOB NOT NULL, PRIMARY KEY (key, number));
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +53,7 @@ class Journal:
         in the same order finds each one's part again. A name finds it in any order, in a notebook too.
     changed: what to do with an item whose input is not what was recorded, or whose function is not.
         "refuse": raise JournalError. "recompute": compute such items anew, and keep the others. "keep":
-        take what was recorded.
+        take what was recorded, without looking.
 
     What is compared: inputs by their content; the function by its code, defaults, closure and the globals it
     uses, and so on for the functions and classes of the user's own modules that it reaches. What is installed
@@ -119,10 +107,8 @@ class JournalFile:
         self._writer: threading.Thread | None = None
         self._parts: dict[str, int] = {}
         self._functions: dict[bytes, int] = {}
-        _make(self.path)
-        _check_owner(self.path)
-        self._identity = _identity(self.path)
-        self._connection = self._open()
+        self._connection = open_database(self.path)
+        self._identity = identity(self.path)
 
     # -- what is there -----------------------------------------------------------------------------
 
@@ -270,7 +256,7 @@ class JournalFile:
 
     def check_there(self) -> None:
         """Raise JournalError if the file at this path is not the one that was opened."""
-        if _identity(self.path) != self._identity:
+        if identity(self.path) != self._identity:
             raise JournalError(f"{self.path} was moved or deleted while this run used it")
 
     def _check(self) -> None:
@@ -317,41 +303,6 @@ class JournalFile:
 
     # -- SQLite ------------------------------------------------------------------------------------
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self.path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        try:
-            # With this the lock is kept until the end, and no memory is shared through a file, which network
-            # file systems cannot do.
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("BEGIN EXCLUSIVE")
-            self._check_format(connection)
-            connection.execute("COMMIT")
-            _check_owner(self.path)  # once more, now that SQLite has its files open
-        except BaseException as error:
-            connection.close()
-            if isinstance(error, sqlite3.Error):
-                raise self._explained(error) from error
-            raise
-        return connection
-
-    def _check_format(self, sql: sqlite3.Connection) -> None:
-        application = sql.execute("PRAGMA application_id").fetchone()[0]
-        format = sql.execute("PRAGMA user_version").fetchone()[0]
-        if application == _APPLICATION and format == _FORMAT:
-            return
-        if application == _APPLICATION:
-            raise JournalError(f"{self.path} was written by another version of mpiframe (format {format})")
-        if sql.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise JournalError(f"{self.path} is no journal of mpiframe but another program's database")
-        for statement in filter(str.strip, _TABLES.split(";")):
-            sql.execute(statement)
-        sql.execute(f"PRAGMA application_id = {_APPLICATION}")
-        sql.execute(f"PRAGMA user_version = {_FORMAT}")
-
     @contextlib.contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
         """The connection, for one thread at a time; what it does is one transaction."""
@@ -366,19 +317,8 @@ class JournalFile:
                     if sql.in_transaction:
                         sql.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
-                    raise self._explained(error) from error
+                    raise explained(self.path, error) from error
                 raise
-
-    def _explained(self, error: sqlite3.Error) -> JournalError:
-        text = str(error)
-        if "locked" in text or "locking protocol" in text:
-            return JournalError(
-                f"{self.path} is in use: another run, or another program, has it open ({text}). One run at a "
-                "time can use a journal"
-            )
-        if "not a database" in text or "malformed" in text:
-            return JournalError(f"{self.path} is no journal of mpiframe, or it is damaged: {text}")
-        return JournalError(f"{self.path} cannot be read or written: {text}. What it holds stays as it was")
 
 
 def _insert(sql: sqlite3.Connection, group: list[_Entry]) -> None:
@@ -422,46 +362,3 @@ def _dump(value: Any) -> tuple[bytes, list[Any]]:
     except Exception:
         data, others = codec.dumps(value, _LARGE)
         return data, list(others)
-
-
-# -- the file --------------------------------------------------------------------------------------
-
-
-def _make(path: str) -> None:
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise JournalError(f"the journal {path} cannot be made: {error.strerror}") from error
-
-
-def _check_owner(path: str) -> None:
-    """What is read from these files is unpickled, which runs whatever code they hold."""
-    for name in (path, f"{path}-wal", f"{path}-journal"):
-        try:
-            found = os.stat(name)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise JournalError(f"the journal {name} cannot be used: {error.strerror}") from error
-        if not stat.S_ISREG(found.st_mode):
-            raise JournalError(f"the journal {name} is no file")
-        if found.st_uid != os.geteuid():
-            raise JournalError(
-                f"{name} belongs to another user (number {found.st_uid}), who could make this process run "
-                "any code; a journal must be your own"
-            )
-        if found.st_mode & 0o022:
-            raise JournalError(
-                f"{name} can be written by other users, who could make this process run any code. If you "
-                f"trust what it holds: chmod go-w {name}"
-            )
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -98,12 +98,16 @@ class Part:
         try:
             return self.prints.value(item)
         except JournalError as error:
+            if not self.compares:
+                return bytes(fingerprint.SIZE)
             raise JournalError(f"{self.file.path}: item {index} ({self.label}): {error}") from error
 
     def _function(self, function: Any) -> int:
         try:
             return self.file.function(self.prints.function(function))
         except JournalError as error:
+            if not self.compares:
+                return self.file.function({"the callable itself": "not compared"})
             raise JournalError(f"{self.file.path}: the function ({self.label}): {error}") from error
 
 
@@ -277,7 +281,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._files: dict[str, JournalFile] = {}
+        self._files: dict[str, JournalFile] = {}  # by their real paths
+        self._names: dict[str, JournalFile] = {}  # by the paths that were given
         self._calls: Counter[tuple[str, str]] = Counter()
         self._submits: dict[tuple[str, str], Iterator[int]] = {}
 
@@ -327,7 +332,7 @@ class Recorder:
     def close(self) -> JournalError | None:
         """Close all files; what went wrong with the first that could not be written."""
         with self._lock:
-            files, self._files = list(self._files.values()), {}
+            files, self._files, self._names = list(self._files.values()), {}, {}
         failure: JournalError | None = None
         for file in files:
             try:
@@ -338,13 +343,16 @@ class Recorder:
         return failure
 
     def _file(self, journal: Journal) -> JournalFile:
-        path = os.path.realpath(journal.path)
+        name = os.path.abspath(journal.path)
         with self._lock:
-            file = self._files.get(path)
+            file = self._names.get(name)
             if file is None:
-                file = self._files[path] = JournalFile(path)
-            else:
-                file.check_there()
+                path = os.path.realpath(name)
+                file = self._files.get(path)
+                if file is None:
+                    file = self._files[path] = JournalFile(path)
+                self._names[name] = file
+        file.check_there()
         return file
 
 

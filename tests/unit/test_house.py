@@ -26,6 +26,7 @@ FLOORS = {
         "codec",
         "namespace",
         "fingerprint",
+        "database",
         "journal",
         "output",
         "plugins",

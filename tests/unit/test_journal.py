@@ -640,11 +640,11 @@ def test_several_calls_in_one_file(session: Any) -> None:
 
 def test_endless_items_are_drawn_as_results_are_taken(session: Any) -> None:
     for count in (100, 300):
-        drawn = itertools.count()
-        results = session().map(square, (next(drawn) for _ in itertools.repeat(None)), limit=20)
+        drawn: list[int] = []
+        results = session().map(square, (drawn.append(n) or n for n in itertools.count()), limit=20)
         for taken in range(1, count):
             assert next(results) == (taken - 1) ** 2
-            assert drawn.__reduce__()[1][0] <= taken + 21
+            assert len(drawn) <= taken + 21
         results.close()
 
 
@@ -662,6 +662,11 @@ def test_memory_stays_flat(session: Any) -> None:
 def test_an_input_that_cannot_be_compared(session: Any) -> None:
     with pytest.raises(JournalError, match=r"item 2 .*: a lock cannot be compared"):
         list(session().map(str, [1, 2, threading.Lock()], 1, 1))
+    run = session()
+    for _ in range(2):
+        got = list(run.map(repr, [1, threading.Lock()], changed="keep", name="locks"))
+        assert got[0] == "1"
+    assert run.computed == [0, 1]
 
 
 def test_what_cannot_be_recorded_fails_its_chunk(session: Any) -> None:
@@ -669,6 +674,16 @@ def test_what_cannot_be_recorded_fails_its_chunk(session: Any) -> None:
     with pytest.raises(JournalError, match="the value of item 2 cannot be recorded"):
         got.extend(session().map(lambda n: n if n != 2 else threading.Lock(), range(9), 1))
     assert got == [0, 1]
+
+
+def test_one_file_by_several_names(session: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = session()
+    (path.parent / "link.db").symlink_to(path)
+    monkeypatch.chdir(path.parent)
+    for name in (path, path.parent / "link.db", Path("run.db"), Path("link.db")):
+        run.path = name
+        assert list(run.map(square, range(3), name="one")) == [0, 1, 4]
+    assert run.computed == [0, 1, 2]
 
 
 def test_a_file_that_was_deleted_meanwhile(session: Any, path: Path) -> None:
