@@ -137,8 +137,12 @@ class ClientLoop(Driver):
         with self.lock:
             self._check_open()
             idle = self.dispatcher.idle(rank)
-            if idle is None or (rank is None and not wait and self.dispatcher.is_soon(encoded.pace_key)):
+            if idle is None:
                 return None
+            if rank is None and not wait and self.dispatcher.is_soon(encoded.pace_key):
+                return None
+            if rank is None and self.dispatcher.awaited() is not None:
+                return None  # others come first
             id = next(ids)
             queued_at = clock()
             frame = encoded.frame(id)

@@ -143,6 +143,9 @@ class Dispatcher:
                 if self.is_soon(request.key) and self._fits(self._warm, request):  # type: ignore[arg-type]
                     self._shared.append(request)  # and goes with others when it has answered
                     return []
+                if self._shared:  # those that waited so far come first
+                    self._shared.append(request)
+                    return self.spread()
                 if self.highest_first:
                     rank = max(self._idle)
                     del self._idle[rank]

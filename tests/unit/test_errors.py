@@ -24,6 +24,7 @@ TREE = {
     "TargetError": (MpiframeError, ValueError),
     "RequestError": (MpiframeError, LookupError),
     "ServerLost": (MpiframeError,),
+    "JournalError": (MpiframeError,),
     "CommandTimeout": (MpiframeError, TimeoutError, concurrent.futures.TimeoutError),
     "CommandCancelled": (MpiframeError, concurrent.futures.CancelledError),
     "SerializationError": (MpiframeError, TypeError),

@@ -522,9 +522,15 @@ def test_what_is_done_soon_waits_for_a_working_server_and_travels_together() -> 
     assert desk.push(None, FAST) == []
     assert desk.push(None, FAST) == []
     assert desk.dispatcher.awaited() == 3
-    assert desk.push(None, NEW) == [("send", 2, 4)]  # of this nobody knows how long it takes
     assert desk.answer(3, 1, seconds=1e-6) == [("send", 3, 2, 3)]
     assert desk.dispatcher.awaited() is None
+
+
+def test_what_waits_for_a_working_server_is_not_overtaken() -> None:
+    desk = Desk(3)
+    for _ in range(3):
+        desk.push(None, FAST)
+    assert desk.push(None, NEW) == [("send", 2, 2, 3), ("send", 1, 4)]  # nobody knows how long this takes
 
 
 def test_no_more_waits_for_a_working_server_than_is_done_soon() -> None:
@@ -532,7 +538,7 @@ def test_no_more_waits_for_a_working_server_than_is_done_soon() -> None:
     desk.dispatcher.pace.learn(FAST, WAKING / 2)
     assert desk.push(None, FAST) == [("send", 2, 1)]
     assert desk.push(None, FAST) == []
-    assert desk.push(None, FAST) == [("send", 1, 3)]
+    assert desk.push(None, FAST) == [("send", 1, 2, 3)]
 
 
 def test_what_turns_out_to_take_long_holds_up_nothing_while_servers_are_idle() -> None:
@@ -729,7 +735,8 @@ class Histories(RuleBasedStateMachine):
             self.requests[id], self.ends[id] = request, []
             self.retries[id], self.sends[id] = retries, 0
             idle = self.dispatcher.idle(target)
-            if idle is None or (target is None and self.dispatcher.is_soon(key)):
+            soon = self.dispatcher.is_soon(key) or self.dispatcher.awaited() is not None
+            if idle is None or (target is None and soon):
                 self.carry_out(self.dispatcher.pushed(request))
             elif patience is None and by_hand:  # the client sends it there itself, and says so
                 self.dispatcher.taken(idle, request)
