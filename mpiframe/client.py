@@ -101,6 +101,7 @@ class Client(concurrent.futures.Executor):
         self._printer = printer
         self._hearing = Hearing(world, printer)
         self._loop: ClientLoop = ClientLoop(world, printer, self._hearing.hear)
+        self._loop.end_session = self.abandon
         self._encoder = CommandEncoder(world.config.large, self._loop.forget_functions)
         self._ids = itertools.count(1)
         self._service_ids = itertools.count(-1, -1)  # of calls that the user does not see
@@ -374,10 +375,22 @@ class Client(concurrent.futures.Executor):
     # -- requests ----------------------------------------------------------------------------------
 
     def cancel(self, id: Any) -> bool:
-        """Cancel a request that is still queued; whether it will not run."""
+        """Cancel a request, by its id or its future: True, unless it has ended already.
+
+        A queued one never runs. A running one ends here and now, and KeyboardInterrupt is raised in its
+        command; until that has ended, its server is busy. (`future.cancel()` leaves a running one alone.)
+
+        Raises WorldError where it runs on a server that has no doorbell.
+        """
         if self._closed:
             self._refuse()
-        return self._loop.cancel(self._known(id))
+        request = id.request if isinstance(id, CommandFuture) else self._known(id)
+        if request is None:  # the future has its value
+            return False
+        rank = request.server
+        if rank is not None and not request.ended and not self._loop.can_reach(rank):
+            raise self._unreachable(rank)
+        return self._loop.call_off(request)
 
     def interrupt(self, target: Target = "all") -> None:
         """Raise KeyboardInterrupt in the commands that run on these servers; idle ones are not touched.
@@ -392,17 +405,24 @@ class Client(concurrent.futures.Executor):
         for rank in each(ranks):
             running = self._loop.dispatcher.running(rank)
             if running is not None and not self._loop.control(rank, doorbell.INTERRUPT, running):
-                why = self._world.why_polling.get(rank, "its connection is closed")
-                raise WorldError(
-                    f"server {rank} has no doorbell ({why}), so a running command cannot be interrupted"
-                )
+                raise self._unreachable(rank)
+
+    def _unreachable(self, rank: int) -> WorldError:
+        why = self._world.why_polling.get(rank, "its connection is closed")
+        return WorldError(
+            f"server {rank} has no doorbell ({why}), so a running command cannot be interrupted"
+        )
 
     @property
     def servers(self) -> ServerTable:
-        """One row a server: rank, host, pid, state, queued, running, CPU seconds, resident bytes."""
-        loop, dispatcher = self._loop, self._loop.dispatcher
+        """One row a server: rank, host, pid, state, queued, running, CPU seconds, resident bytes.
+
+        Every server is asked, and answers at once whatever it computes. One that does not is waited for,
+        `Config.patience` seconds once, and is "unresponsive" then, until it answers.
+        """
+        loop, dispatcher, pulse = self._loop, self._loop.dispatcher, self._loop.pulse
         if not self._closed:
-            loop.ask_usage(0.2)
+            pulse.ask()
         rows = ServerTable()
         with loop.lock:
             for rank in self._world.servers:
@@ -411,7 +431,9 @@ class Client(concurrent.futures.Executor):
                 if dispatcher.is_live(rank) and not self._closed:
                     queued, running = dispatcher.row(rank)
                     state = "idle" if running is None else "busy"
-                cpu, rss = loop.usage.get(rank, (None, None))
+                cpu, rss = pulse.usage.get(rank, (None, None))
+                if pulse.is_unresponsive(rank) and not self._closed:
+                    state, cpu, rss = "unresponsive", None, None
                 rows.append(ServerInfo(rank, member.host, member.pid, state, queued, running, cpu, rss))
         return rows
 
@@ -439,7 +461,11 @@ class Client(concurrent.futures.Executor):
         """
         if self._closed:
             return
-        self._loop.wait(lambda: self._loop.open == 0)
+        try:
+            self._loop.wait(lambda: self._loop.open == 0)
+        except KeyboardInterrupt:
+            self.abandon()
+            raise
         unwritten = self._end(self._world.config.stop_timeout)
         self._raise_unseen()
         if unwritten is not None:
@@ -453,7 +479,11 @@ class Client(concurrent.futures.Executor):
         loop, grace = self._loop, self._world.config.grace
         for rank in loop.dispatcher.ranks():
             loop.control(rank, doorbell.ABANDON)
-        loop.wait(lambda: loop.open == 0, grace)
+        try:
+            loop.wait(lambda: loop.open == 0, grace)
+        except KeyboardInterrupt:
+            self._end(0.0)
+            raise
         self._end(grace / 2)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -566,10 +596,14 @@ class Client(concurrent.futures.Executor):
     def _collect(self, requests: list[Request], timeout: float | None) -> list[Response]:
         """Wait for requests and take them out of the books."""
         last = requests[-1] if len(requests) == 1 else None
-        if last is not None:
-            ended = self._loop.wait(lambda: last.told, timeout)
-        else:
-            ended = self._loop.wait(_AllTold(requests), timeout)
+        try:
+            if last is not None:
+                ended = self._loop.wait(lambda: last.told, timeout)
+            else:
+                ended = self._loop.wait(_AllTold(requests), timeout)
+        except KeyboardInterrupt:
+            self._loop.was_interrupted(requests)
+            raise
         if not ended:
             late = [r for r in requests if not r.told]
             raise CommandTimeout(
@@ -597,9 +631,13 @@ class Client(concurrent.futures.Executor):
             loop.say(rank, (int(Down.STOP),))
         held = {rank for rank in self._world.servers if loop.dispatcher.running(rank) is not None}
         others = set(self._world.servers) - held
-        ended = loop.wait(lambda: loop.stopped >= others and not transport.sending(), limit)
+        pressed = False
+        try:
+            ended = loop.wait(lambda: loop.stopped >= others and not transport.sending(), limit)
+        except KeyboardInterrupt:
+            ended, pressed = False, True
         for rank in held:
-            loop.give_up(rank)
+            loop.give_up(rank, "The client was closed while its command went on")
         loop.stop()
         self._printer.close()
         late = sorted(held | (set() if ended else others - loop.stopped))
@@ -608,11 +646,15 @@ class Client(concurrent.futures.Executor):
             self.must_abort = True
             words = "do not end their commands" if held else f"did not end within {limit} s"
             print(f"mpiframe: the servers {late} {words}; the run will end by force", file=sys.stderr)
-        return None if self._recorder is None else self._recorder.close()
+        unwritten = None if self._recorder is None else self._recorder.close()
+        if pressed:
+            raise KeyboardInterrupt
+        return unwritten
 
     def _raise_unseen(self) -> None:
         unseen = [r for r in self._loop.requests.values() if r.error is not None]
-        unseen = [r for r in unseen if r.status is not Status.CANCELLED]
+        excused = self._loop.excused
+        unseen = [r for r in unseen if r.status is not Status.CANCELLED and r.id not in excused]
         if not unseen:
             return
         first = unseen[0]

@@ -23,6 +23,10 @@ class Config:
     """How long `close` waits for servers that run nothing; then they are ended by force."""
     grace: float = 1.0
     """How long a command that was interrupted by a forced close may take to end."""
+    kill_grace: float = 30.0
+    """How long a command may go on after its time-out has interrupted it; then its server is ended."""
+    patience: float = 2.0
+    """How long a server may leave a ping unanswered until `Client.servers` calls it unresponsive."""
     doorbell: str = "auto"
     """How ranks are woken. "auto": the best there is (eventfd on the client's host, TCP elsewhere);
     "unix": Unix sockets without eventfds; "tcp": TCP even on one host; "off": not at all, they poll MPI

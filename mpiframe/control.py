@@ -48,7 +48,7 @@ class Control(threading.Thread):
             except OSError:
                 part = b""
             if not part:
-                self.client_died()
+                self.leave()
                 return
             data += part
             while len(data) >= size:
@@ -70,6 +70,11 @@ class Control(threading.Thread):
         elif kind == doorbell.RECALL:
             if self._server.recall(serial):
                 self._tell(doorbell.RECALLED, id, 0.0, serial)
+        elif kind == doorbell.CANCEL:
+            if self._server.recall(serial):
+                self._tell(doorbell.RECALLED, id, 0.0, serial)
+            else:
+                self._server.interrupt(id)
         elif kind == doorbell.PING:
             cpu, rss = process_usage()
             self._tell(doorbell.PONG, id, cpu, rss)
@@ -91,8 +96,8 @@ class Control(threading.Thread):
         if self._server.running:
             os._exit(1)
 
-    def client_died(self) -> None:
-        """The client's process is gone without a farewell: abandon the command and leave."""
+    def leave(self) -> None:
+        """The client is gone without a farewell, or SIGTERM has come: abandon the command and leave."""
         with self._ending:
             if self._over.is_set():
                 return

@@ -37,7 +37,7 @@ _HALF_OPEN = 256  # connections that may be proving themselves at once, beside t
 
 RECORD = struct.Struct("!cqdQ")
 """What travels on the control connection: kind, id, CPU seconds, resident bytes (unused ones are 0)."""
-INTERRUPT, BREAK, RECALL, RECALLED = b"I", b"B", b"R", b"r"
+INTERRUPT, BREAK, RECALL, RECALLED, CANCEL = b"I", b"B", b"R", b"r", b"C"
 PING, PONG, ABANDON, FAREWELL = b"P", b"p", b"A", b"F"
 
 Address = tuple[str, ...]
@@ -150,6 +150,14 @@ def swap_events(bell: socket.socket, mine: list[int], timeout: float) -> tuple[i
     if data != b"e" or not fds:
         raise ConnectionResetError("the doorbell's event was not handed over")
     return tuple(fds)
+
+
+def pid_behind(sock: socket.socket) -> int:
+    """The process at the other end, by its number in our process namespace; 0 if it has none there."""
+    if sock.family != socket.AF_UNIX:
+        return 0
+    size = struct.calcsize("3i")
+    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0])
 
 
 @dataclass(slots=True, eq=False)

@@ -101,7 +101,10 @@ class MapRun:
         self._fill()
 
     def results(self) -> Iterator[Any]:
-        """Yield the values; what is still queued when the caller stops early is cancelled."""
+        """Yield the values; what is still queued when the caller stops early is cancelled.
+
+        After Ctrl-C what runs is interrupted, too.
+        """
         try:
             while self._more():
                 future = self._first() if self._ordered else self._next_finished()
@@ -116,12 +119,20 @@ class MapRun:
                 with self._count:
                     self._held -= waiting
                 self._fill()
+        except KeyboardInterrupt:
+            for future in self._end():
+                if isinstance(future, CommandFuture):
+                    future.call_off()
+            raise
         finally:
-            self._exhausted = True
-            with self._count:
-                left = list(self._under_way)
-            for future in left:
+            for future in self._end():
                 future.cancel()
+
+    def _end(self) -> list[concurrent.futures.Future[Any]]:
+        """Start nothing more; what is under way."""
+        self._exhausted = True
+        with self._count:
+            return list(self._under_way)
 
     def _first(self) -> concurrent.futures.Future[Any]:
         with self._count:

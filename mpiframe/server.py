@@ -32,6 +32,7 @@ from mpiframe.codec import pack, unpack
 from mpiframe.control import Control
 from mpiframe.errors import GroupBroken
 from mpiframe.execution import Executor
+from mpiframe.fuse import Fuse
 from mpiframe.log_forwarder import LogForwarder
 from mpiframe.messages import Buffers, Down, Up
 from mpiframe.namespace import EXPECTED, LIVE, Namespace, restore_builtins
@@ -79,6 +80,9 @@ class Server:
         self._orphaned = False
         self._running = 0
         self._serial = 0  # of the last command that was begun
+        self._limits: dict[int, float] = {}  # request -> seconds it may run
+        self._fuse = Fuse()
+        self._terminated = False  # by SIGTERM
         self._recalled: set[int] = set()  # the serials of commands that are not to be run
         self._interrupt = 0
         self._early = 0  # a request that was to be interrupted before it ran
@@ -188,6 +192,9 @@ class Server:
                 os._exit(1)
         _current = None
         self._capture.remove()
+        if self._terminated:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
         if self._orphaned:
             os._exit(1)  # MPI's Finalize waits for all ranks, and one of them is gone
         if self._control is not None:
@@ -196,6 +203,8 @@ class Server:
     def _install(self) -> None:
         faulthandler.enable(file=os.fdopen(os.dup(2), "w"))
         signal.signal(signal.SIGINT, self._on_sigint)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._pid = os.getpid()
         self._guard_exit()
         self._capture.install()
         self._executor.namespace.install()
@@ -314,6 +323,8 @@ class Server:
             while self._queue:
                 self._execute(*self._queue.popleft())
             self._executor.forget()
+        elif kind == Down.LIMIT:
+            self._limits[message[1]] = message[2]
         elif kind == Down.SESSION:
             self._begin(*message[1:])
         elif kind == Down.STOP:
@@ -335,12 +346,15 @@ class Server:
             return
         executor, capture = self._executor, self._capture
         capture.request = id
+        limit = self._limits.pop(id, 0.0) if self._limits else 0.0
         future = None
         started = clock()
         try:
             self._running = id
             if self._abandoned or id == self._early:
                 raise KeyboardInterrupt("interrupted by the client")
+            if limit:
+                self._light_fuse(limit)
             value = executor.run(mode, body, key, pickled, payload, buffers)
             self._running = 0
             finished = clock()
@@ -351,6 +365,10 @@ class Server:
             self._running = 0
             finished = clock()
             outcome, result, out = executor.raised(error)
+            if self._terminated:
+                return  # it was not the command that failed: to the client it is lost with its server
+        if limit:
+            self._fuse.put_out()
         try:
             self._conclude(id, future, outcome, result, out, started, finished)
         except Exception:
@@ -385,8 +403,16 @@ class Server:
     def _answer_interrupted(self, error: KeyboardInterrupt) -> None:
         """An interrupt came as its command was ending, past the place where its exceptions are caught."""
         id, self._running = self._running, 0
+        self._fuse.put_out()
         if id:
             self._conclude(id, None, *self._executor.raised(error), clock(), clock())
+
+    def _light_fuse(self, seconds: float) -> None:
+        try:
+            self._fuse.light(seconds)
+        except OSError as error:
+            words = "server %d has no timer that would end it, should its command never end: %s"
+            logging.getLogger("mpiframe").warning(words, self.rank, error)
 
     def _defer(self, id: int, future: Any, started: float, finished: float, pieces: Any) -> None:
         with self._lock:
@@ -526,3 +552,16 @@ class Server:
         if self._interrupt and self._interrupt == self._running != self._meeting:
             self._interrupt = 0
             raise KeyboardInterrupt("interrupted by the client")
+
+    def _on_sigterm(self, *_: Any) -> None:
+        """A launcher or a batch system ends this process: plugins are to put their affairs in order first."""
+        if os.getpid() != self._pid:  # a child that a command has forked
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        self._terminated = self._stopping = self._orphaned = True
+        if self._control is not None:
+            self._control.leave()
+        else:
+            self.abandon()
+        os.write(self._nudge[1], b"!")

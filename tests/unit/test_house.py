@@ -47,10 +47,13 @@ FLOORS = {
         "targets",
         "answers",
         "execution",
+        "fuse",
         "group_comm",
     ],
     3: [
         "control",
+        "ctrl_c",
+        "pulse",
         "server",
         "plugin_host",
         "proxy",

@@ -12,8 +12,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mpiframe.messages import Request, Status
-from mpiframe.queues import BUDGET, SHORT, SINGLY, WAKING, WINDOW, Dispatcher, End, Interrupt, Pace, Send
+from mpiframe.queues import (
+    BUDGET,
+    SHORT,
+    SINGLY,
+    WAKING,
+    WINDOW,
+    Cancel,
+    Dispatcher,
+    End,
+    Interrupt,
+    Overdue,
+    Pace,
+    Send,
+)
 
+GRACE = 30.0  # from a time-out's interrupt to the end of the server
 FAST, SLOW, NEW = 1, 2, 3  # keys of commands: known to be short, known to be long, unknown
 
 
@@ -21,7 +35,7 @@ class Desk:
     """A dispatcher whose state is checked after each event; its answers as short tuples."""
 
     def __init__(self, servers: int = 0) -> None:
-        self.dispatcher = Dispatcher()
+        self.dispatcher = Dispatcher(GRACE)
         self.dispatcher.pace.learn(FAST, SHORT / 100)
         self.dispatcher.pace.learn(SLOW, 10.0)
         self.requests: dict[int, Request] = {}
@@ -39,9 +53,11 @@ class Desk:
                 assert said.request.status is said.status
                 assert said.request.ended
                 words.append((said.status.value, said.request.id, said.server))
+            elif isinstance(said, Overdue):
+                words.append(("overdue", said.rank, said.request.id))
             else:
-                assert isinstance(said, Interrupt)
-                words.append(("interrupt", said.rank, said.id))
+                assert isinstance(said, (Interrupt, Cancel))
+                words.append((type(said).__name__.lower(), said.rank, said.id))
         return words
 
     def join(self, rank: int) -> list[tuple[Any, ...]]:
@@ -73,6 +89,12 @@ class Desk:
 
     def cancel(self, id: int) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.cancelled(self.requests[id]))
+
+    def call_off(self, id: int) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.called_off(self.requests[id]))
+
+    def recalled(self, rank: int, id: int) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.recalled(rank, id, self.requests[id].serial))
 
     def time(self, now: float) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.time_passed(now))
@@ -253,12 +275,30 @@ def test_only_a_queued_request_can_be_cancelled(target: int | None) -> None:
     assert desk.push(None) == [("send", 1, 4)]
 
 
-def test_one_sent_ahead_cannot_be_cancelled() -> None:
+def test_one_sent_ahead_can_only_be_called_off() -> None:
     desk = Desk(1)
+    desk.push(1, FAST)
     desk.push(1, FAST)
     desk.push(1, FAST)
     assert desk.cancel(2) == []
     assert desk.status(2) is Status.SENT
+    assert desk.call_off(2) == [("cancel", 1, 2), ("cancelled", 2, 1)]
+    assert desk.call_off(2) == []
+    assert desk.recalled(1, 2) == []
+    assert desk.push(None) == []
+    assert desk.answer(1, 1, 3) == [("send", 1, 4)]
+
+
+def test_calling_off_a_queued_and_a_running_request() -> None:
+    desk = Desk(1)
+    desk.push(1)
+    desk.push(1)
+    assert desk.call_off(2) == [("cancelled", 2, None)]
+    assert desk.call_off(1) == [("cancel", 1, 1), ("cancelled", 1, 1)]
+    assert desk.push(1) == []  # the server is on it until it says that it is not
+    assert desk.answer(1, 1) == [("send", 1, 3)]
+    assert desk.answer(1, 3) == []
+    assert desk.call_off(3) == []
 
 
 # -- time -----------------------------------------------------------------------------------------
@@ -275,10 +315,42 @@ def test_deadlines_of_queued_and_running_requests() -> None:
     assert desk.time(10.0) == [("interrupt", 1, 1), ("timeout", 1, 1)]
     assert desk.dispatcher.next_deadline() == 15.0
     assert desk.time(30.0) == [("timeout", 3, None), ("timeout", 2, None)]
-    assert desk.dispatcher.next_deadline() is None
     # The server still has the interrupted one, and answers it some day: nobody hears of that twice.
+    assert desk.dispatcher.next_deadline() == 10.0 + GRACE
     assert desk.answer(1, 1) == [("send", 1, 4)]
+    assert desk.dispatcher.next_deadline() is None
     assert desk.time(99.0) == []
+
+
+def test_a_server_that_does_not_end_a_command_after_its_time_out() -> None:
+    desk = Desk(1)
+    desk.push(1, deadline=10.0)
+    desk.push(1, deadline=20.0)
+    desk.time(11.0)
+    assert desk.dispatcher.next_deadline() == 20.0
+    desk.time(20.0)
+    assert desk.dispatcher.next_deadline() == 11.0 + GRACE
+    assert desk.time(10.9 + GRACE) == []
+    assert desk.time(11.0 + GRACE) == [("overdue", 1, 1)]
+    assert desk.time(999.0) == []
+    assert desk.dispatcher.next_deadline() is None
+    assert desk.lose(1) == []
+
+
+@pytest.mark.parametrize("event", ["lost", "deferred", "recalled"])
+def test_a_command_that_is_not_with_its_server_any_more_is_not_overdue(event: str) -> None:
+    desk = Desk(1)
+    desk.push(1, deadline=10.0)
+    desk.time(10.0)
+    if event == "lost":
+        desk.lose(1)
+        desk.join(1)
+    elif event == "deferred":
+        desk.defer(1, 1)
+    else:
+        desk.recalled(1, 1)
+    assert desk.dispatcher.next_deadline() is None
+    assert desk.time(999.0) == []
 
 
 def test_an_answered_or_cancelled_request_has_no_deadline_any_more() -> None:
@@ -608,7 +680,7 @@ class Histories(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dispatcher = Dispatcher()
+        self.dispatcher = Dispatcher(4.0)
         self.ids = itertools.count(1)
         self.now = 0.0
         self.requests: dict[int, Request] = {}
@@ -656,6 +728,9 @@ class Histories(RuleBasedStateMachine):
                 assert said.request.ended
                 assert said.status in (Status.CANCELLED, Status.LOST, Status.TIMEOUT)
                 self.ends[said.request.id].append(said.status.value)
+            elif isinstance(said, Overdue):
+                assert self.ends[said.request.id] == ["timeout"]
+                assert said.request.id in self.holds[said.rank]
             else:
                 request = self.requests[said.id]
                 assert request.server == said.rank
@@ -785,6 +860,20 @@ class Histories(RuleBasedStateMachine):
         before = len(self.ends[id])
         self.carry_out(self.dispatcher.cancelled(self.requests[id]))
         assert (len(self.ends[id]) > before) == queued
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data(), in_time=st.booleans())
+    def call_off(self, data: st.DataObject, in_time: bool) -> None:
+        id = data.draw(st.sampled_from(sorted(self.requests)[-30:]))
+        request, open_before = self.requests[id], not self.ends[id]
+        instructions = self.dispatcher.called_off(request)
+        self.carry_out(instructions)
+        assert self.ends[id]
+        assert self.ends[id] == ["cancelled"] or not open_before
+        for said in instructions:
+            if isinstance(said, Cancel) and in_time and id in self.holds[said.rank][1:]:
+                self.holds[said.rank].remove(id)
+                self.carry_out(self.dispatcher.recalled(said.rank, id, said.serial))
 
     @precondition(lambda self: self.holds)
     @rule(data=st.data())
