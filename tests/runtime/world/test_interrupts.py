@@ -85,7 +85,7 @@ def test_cancelling_futures(client, gate):
     assert client.cancel(done) is False
 
 
-def test_cancelling_what_was_sent_ahead(client, gate):
+def test_cancelling_what_was_sent_ahead(client, gate, until):
     """It never runs, and what was sent behind it does."""
     client.push("def step(): pass\nmarks = []", target=1, block=True)
     for _ in range(50):
@@ -109,6 +109,7 @@ def test_cancelling_what_was_sent_ahead(client, gate):
     sent = [client._loop.requests[id].server for id in ahead]
     assert sent == [1, 1, 1], "nothing was sent ahead"
     assert client.cancel(ahead[1]) is True
+    until(lambda: client._loop.dispatcher.row(1)[0] == 2)  # the server has heard of it
     gate.open()
     first, cancelled, last, _ = client.get([ahead[0], ahead[1], ahead[2], slow], timeout=20)
     assert (first.status, cancelled.status, last.status) == ("done", "cancelled", "done")
