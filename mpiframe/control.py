@@ -29,6 +29,7 @@ class Control(threading.Thread):
         self._sock = sock
         self._over = threading.Event()
         self._orderly = False
+        self.client_gone = False  # without a farewell
         self._ending = threading.Lock()
 
     def run(self) -> None:
@@ -48,6 +49,7 @@ class Control(threading.Thread):
             except OSError:
                 part = b""
             if not part:
+                self.client_gone = True
                 self.leave()
                 return
             data += part

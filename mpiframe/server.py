@@ -192,13 +192,20 @@ class Server:
                 os._exit(1)
         _current = None
         self._capture.remove()
+        if self._orphaned or self._terminated:
+            self._leave_an_orphan()
+        if self._control is not None:
+            self._control.wait_for_the_end()
+
+    def _leave_an_orphan(self) -> NoReturn:
+        """End this process without MPI's Finalize, which waits for all ranks, and one of them is gone."""
+        if self._orphaned or (self._control is not None and self._control.client_gone):
+            # A launcher that sees one rank end kills the others, whose plugins may not be done yet.
+            threading.Event().wait(self.world.config.grace)
         if self._terminated:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
-        if self._orphaned:
-            os._exit(1)  # MPI's Finalize waits for all ranks, and one of them is gone
-        if self._control is not None:
-            self._control.wait_for_the_end()
+        os._exit(1)
 
     def _install(self) -> None:
         faulthandler.enable(file=os.fdopen(os.dup(2), "w"))
@@ -236,7 +243,7 @@ class Server:
                 hook()
             except BaseException:
                 logging.getLogger("mpiframe").exception("a stop hook of server %d raised", self.rank)
-        if self._orphaned:
+        if self._orphaned or self._terminated:
             return
         request, pieces = self._capture.take(1 << 62)
         with self._lock:
@@ -559,7 +566,7 @@ class Server:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        self._terminated = self._stopping = self._orphaned = True
+        self._terminated = self._stopping = True
         if self._control is not None:
             self._control.leave()
         else:
