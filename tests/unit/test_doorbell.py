@@ -431,3 +431,12 @@ def test_records_have_a_fixed_size_and_kinds_differ() -> None:
     record = doorbell.RECORD.pack(doorbell.PONG, 2**40, 1.5, 2**41)
     assert len(record) == doorbell.RECORD.size
     assert doorbell.RECORD.unpack(record) == (doorbell.PONG, 2**40, 1.5, 2**41)
+
+
+def test_the_process_at_the_other_end() -> None:
+    """Only where the kernel vouches for it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    with ours, theirs:
+        assert doorbell.pid_behind(ours) == os.getpid()
+    with socket.socket(socket.AF_INET) as far:
+        assert doorbell.pid_behind(far) == 0
