@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from signal import SIGINT, default_int_handler
 from types import FrameType
 from typing import Any
 
@@ -30,16 +31,17 @@ class CtrlC:
         self._thread = threading.main_thread().ident or 0
 
     def install(self) -> None:
-        """Take SIGINT over, unless the program has a handler of its own."""
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._strike)
+        """Take SIGINT over, unless the program has a handler of its own; from any thread.
+
+        Called again and again, because Jupyter puts Python's own handler back for each cell.
+        """
+        if threading.get_ident() == self._thread and signal.getsignal(SIGINT) is default_int_handler:
+            signal.signal(SIGINT, self._strike)
 
     def remove(self) -> None:
-        """Give SIGINT back. From any thread, but only the main thread's call has an effect."""
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGINT) == self._strike:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        """Give SIGINT back; from any thread, but only the main thread's call has an effect."""
+        if threading.get_ident() == self._thread and signal.getsignal(SIGINT) == self._strike:
+            signal.signal(SIGINT, default_int_handler)
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if it was put off, and this is the thread it is for."""
@@ -60,7 +62,7 @@ class CtrlC:
 
     def _again(self) -> None:
         if self.pressed:
-            signal.pthread_kill(self._thread, signal.SIGINT)
+            signal.pthread_kill(self._thread, SIGINT)
 
 
 def _keeps_books(frame: FrameType | None) -> bool:

@@ -211,6 +211,7 @@ class Driver(ABC):
     def _sleep(self, deadline: float) -> None:
         """Sleep until something happens, as the thread that drives."""
         transport = self._transport
+        self.ctrl_c.install()
         with self.lock:
             transport.show(ASLEEP)
             # Twice: a probe may say no on the very call that brings the message in.

@@ -291,6 +291,23 @@ assert seen <= {"busy", "idle"}, seen
     launcher.run(world(body), seconds=60.0).expect(0)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("what", ["idle", "busy"])
+def test_the_end_of_a_script_with_a_stopped_server(launcher: Any, what: str, plain: bool) -> None:
+    body = (
+        ENDS[what]
+        + """
+os.kill(client.servers[0].pid, signal.SIGSTOP)
+pathlib.Path("now").touch()
+raise OSError("enough")
+"""
+    )
+    ended, seconds = end_after(launcher, body, plain=plain)
+    assert ended.status != 0
+    assert "OSError: enough" in ended.stderr
+    assert seconds < PROMPT
+
+
 # -- a dead client -----------------------------------------------------------------------------------
 
 

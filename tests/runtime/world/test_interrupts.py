@@ -204,6 +204,24 @@ def test_ctrl_c_while_another_thread_drives(client, gate, busy, press):
     assert not other.is_alive()
 
 
+def test_a_handler_of_the_programs_own_stays(client, gate, busy):
+    """And Python's own, which Jupyter puts back for each cell, makes room for ours."""
+    ours = signal.getsignal(signal.SIGINT)
+    assert ours == client._loop.ctrl_c._strike
+    heard = []
+    signal.signal(signal.SIGINT, lambda *_: heard.append(1) or gate.open())
+    try:
+        future = client.submit(os.kill, os.getpid(), signal.SIGINT)
+        assert client.get(busy, timeout=20)[0].successful
+        assert future.result(20) is None
+        assert heard == [1]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        assert client.submit(time.sleep, 0.05).result(20) is None
+        assert signal.getsignal(signal.SIGINT) == ours
+    finally:
+        signal.signal(signal.SIGINT, ours)
+
+
 def test_ctrl_c_does_not_wait_long_for_a_stubborn_command(client, tmp_path, press):
     started = tmp_path / "started"
     press(started.exists)
@@ -220,7 +238,8 @@ def test_ctrl_c_in_the_users_own_code(client, gate, busy):
 
     def compute() -> None:
         entered.set()
-        time.sleep(20)
+        for _ in range(200):  # not one sleep: a signal may come just before it begins
+            time.sleep(0.1)
 
     def press() -> None:
         entered.wait(20)
