@@ -9,6 +9,9 @@ other. No command and no pickle travels on either.
 Both ends prove that they know a secret that was exchanged over MPI (HMAC-SHA256 over both sides' nonces)
 before anything else is read. The listener lives for the seconds of the start only: on a Unix socket in a
 private folder for servers of the same host, on one interface's address for others.
+
+What follows the proof is neither signed nor secret. Who can write into a TCP connection of others can so
+ring, interrupt and end, as who can write into MPI's own connections can, but can have nothing run.
 """
 
 from __future__ import annotations

@@ -206,8 +206,10 @@ class _World:
         with contextlib.suppress(OSError):
             for path in self._segments_file.read_text(encoding="utf-8").splitlines():
                 if path.startswith(tuple(f"/dev/shm/{name}" for name in SEGMENTS)):
-                    run = path.rpartition(".")[0][:-4]  # all jobs of the run, so spawned ones too
-                    for left in glob.glob(f"{glob.escape(run)}????.*"):
+                    name, job, _ = path.rsplit(".", 2)
+                    # Its last four digits number the jobs of one run: there may be spawned ones.
+                    jobs = f"{job[:-4]}????" if len(job) > 4 else job
+                    for left in glob.glob(f"{glob.escape(name)}.{jobs}.*"):
                         os.unlink(left)
 
     def _pass_on(self, number: int) -> bool:
