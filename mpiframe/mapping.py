@@ -48,14 +48,18 @@ class Items:
             self._whole = list(source)
         self.index = 0  # of the next one
 
-    def take(self, count: int, most: int | None = None) -> Sequence[Any]:  # noqa: ARG002
-        """The next items, fewer at the end; up to `most` if they are not to be computed, None: any number."""
+    def take(self, count: int) -> Sequence[Any]:
+        """The next items, fewer at the end."""
         if self._whole is not None:
             chunk = self._whole[self.index : self.index + count]
         else:
             chunk = list(itertools.islice(self._iterator, count))
         self.index += len(chunk)
         return chunk
+
+    def at_hand(self) -> int:
+        """How many of the next ones, at most, have values already; they may be taken in one chunk."""
+        return 0
 
     def left(self) -> int | None:
         """How many are left, None if nobody knows."""
@@ -163,8 +167,7 @@ class MapRun:
     def _start_one(self) -> None:
         index = self._items.index
         try:
-            most = None if self._limit is None else max(self._limit - self._held, 1)
-            chunk = self._items.take(self._chunk_size(), most)
+            chunk = self._items.take(self._chunk_size())
             if not len(chunk):
                 self._exhausted = True
                 return
@@ -189,6 +192,9 @@ class MapRun:
         return self._size is not None or self._running < _AHEAD * self._servers
 
     def _chunk_size(self) -> int:
+        at_hand = self._items.at_hand()
+        if at_hand:  # in good pieces, of which a window takes several
+            return at_hand if self._limit is None else max(min(at_hand, self._limit // 4), 1)
         size = self._next_size
         if self._size is None:
             left = self._items.left()

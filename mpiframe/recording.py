@@ -153,7 +153,15 @@ class RecordedItems(Items):
         left = self._items.left()
         return left if left is None or self._drawn is None else left + 1
 
-    def take(self, count: int, most: int | None = None) -> Any:
+    def at_hand(self) -> int:
+        """As the original."""
+        try:
+            rows = self._look()
+        except JournalError:
+            return 0  # to be heard of by `take`
+        return _WINDOW if self._drawn is None and rows and rows[0].index == self.index else 0
+
+    def take(self, count: int) -> Any:
         """The next chunk, empty at the end. Raises JournalError if its first item is to be refused."""
         chunk: Any = self._drawn
         if chunk is not None:
@@ -161,8 +169,7 @@ class RecordedItems(Items):
         else:
             rows = self._look()
             if rows and rows[0].index == self.index:
-                # Half of a window is left for what is to be computed.
-                chunk = self._recorded(_WINDOW if most is None else max(1, min(most // 2, _WINDOW)))
+                chunk = self._recorded(count)
             else:
                 until = rows[0].index if rows else self._known
                 chunk = self._missing(int(min(count, until - self.index)))
@@ -215,7 +222,7 @@ class _Again(Items):
         self._first = first
         self._others = others
 
-    def take(self, count: int, most: int | None = None) -> Sequence[Any]:  # noqa: ARG002
+    def take(self, count: int) -> Sequence[Any]:
         """The next items; the first one by itself."""
         first, self._first = self._first, ()
         return first if len(first) else self._others.take(count)
