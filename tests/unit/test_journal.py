@@ -29,7 +29,7 @@ from mpiframe.fingerprint import Fingerprinter
 from mpiframe.journal import GROUP_ITEMS, Journal, JournalFile
 from mpiframe.mapping import Items, MapRun
 from mpiframe.messages import Request, Status
-from mpiframe.recording import Recorder
+from mpiframe.recording import Recorder, RecordingFuture
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -550,6 +550,27 @@ def test_results_are_recorded_as_they_were_before_anybody_changed_them(session: 
     run = session()
     assert list(run.map(listed, range(50))) == [[n] for n in range(50)]
     assert run.computed == []
+
+
+def test_a_value_is_recorded_before_anybody_has_it() -> None:
+    kept: list[Any] = []
+
+    def keep(value: Any) -> None:
+        kept.append((value, future.done()))
+
+    request = Request(1, None, 1, "f", (), status=Status.DONE)
+    request.value = [5]
+    future = RecordingFuture(Loop(), request, 0, keep)
+    future.settle(request)
+    assert kept == [([5], False)]
+    assert future.result() == [5]
+
+
+def test_what_nobody_took_is_recorded_too(session: Any) -> None:
+    run = session()
+    run.map(square, range(50), 10, name="part")
+    assert list(run.map(square, range(50), name="part")) == [n * n for n in range(50)]
+    assert run.computed == list(range(50))
 
 
 def test_an_input_that_changed(session: Any) -> None:
