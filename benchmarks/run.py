@@ -15,7 +15,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-WORLDS = {"speed": 0, "runtime": 2, "casampi": 0, "scale": 0}  # -> ranks; 0: it starts its worlds itself
+WORLDS = {
+    "speed": 0,
+    "runtime": 2,
+    "casampi": 0,
+    "scale": 0,
+    "journal": 3,
+}  # -> ranks; 0: it starts its worlds itself
 DEFAULT = ("speed",)
 LIMIT = 900  # seconds for one benchmark
 END = 10  # seconds for it to end after Ctrl-C or the limit

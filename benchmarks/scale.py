@@ -698,7 +698,7 @@ def crowd(servers: int) -> int:
     from mpiframe import doorbell
 
     secret = os.urandom(32)
-    acceptor = doorbell.Acceptor(secret)
+    acceptor = doorbell.Acceptor(secret, range(1, servers + 1))
     address = acceptor.listen_tcp("127.0.0.1")
     turned_away = 0
     with selectors.DefaultSelector() as selector:

@@ -20,6 +20,7 @@ from mpiframe.errors import (
     CommandError,
     CommandSyntaxError,
     CommandTimeout,
+    JournalError,
     MpiframeError,
     PluginError,
     RequestError,
@@ -31,6 +32,7 @@ from mpiframe.errors import (
 
 if TYPE_CHECKING:
     from mpiframe.client import Client
+    from mpiframe.journal import Journal
     from mpiframe.messages import Response
     from mpiframe.plugins.base import Context, Plugin, command
 
@@ -44,6 +46,8 @@ __all__ = [
     "CommandSyntaxError",
     "CommandTimeout",
     "Context",
+    "Journal",
+    "JournalError",
     "MpiframeError",
     "Plugin",
     "PluginError",
@@ -58,6 +62,7 @@ __all__ = [
 
 _LATE = {
     "Client": "mpiframe.client",
+    "Journal": "mpiframe.journal",
     "Response": "mpiframe.messages",
     "Context": "mpiframe.plugins.base",
     "Plugin": "mpiframe.plugins.base",

@@ -7,7 +7,7 @@ import linecache
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from mpiframe import codec
@@ -78,19 +78,30 @@ def _first_item(request: Request) -> int:
     return getattr(request.future, "first_item", 0) or 0
 
 
-def lost_error(request: Request, end: End, host: str | None) -> MpiframeError:
-    """The error of a request that ended without an answer."""
+_ELSEWHERE = (
+    "A command that may run twice can be submitted with retries=1, and `mpiframe run --resilient` keeps the "
+    "other servers going"
+)
+
+
+def lost_error(request: Request, end: End, host: str | None, why: str | None = None) -> MpiframeError:
+    """The error of a request that ended without an answer; `why` its server ended, if that is known."""
     what = f"request {request.id} ({shorten(request.command)})"
     where = f"server {end.server}" + (f" on {host}" if host else "")
     if end.status is Status.CANCELLED:
-        return CommandCancelled(f"{what} was cancelled before it was sent")
+        if end.server is None:
+            return CommandCancelled(f"{what} was cancelled before it was sent")
+        return CommandCancelled(f"{what} was cancelled; if it had begun on {where}, it was interrupted")
     if end.status is Status.TIMEOUT:
         if end.server is None:
             return CommandTimeout(f"{what} was still queued when its time-out passed")
         return CommandTimeout(f"{what} did not end on {where} within its time-out; it was interrupted")
     if end.server is None:
         return ServerLost(f"{what} cannot run: no server is left")
-    return ServerLost(f"{what} is lost: {where} ended before it answered. Look for its last words above")
+    why = why or "Its last words, if it had any, stand above"
+    if request.sent_at is None:
+        return ServerLost(f"{what} cannot run: it was queued for {where}, which has ended. {why}")
+    return ServerLost(f"{what} is lost: {where} ended before it answered. {why}. {_ELSEWHERE}")
 
 
 def place(request: Request, host: str | None) -> str:
@@ -171,6 +182,12 @@ class Loop(Protocol):
     def cancel(self, request: Request) -> bool:
         """Take a queued request back; whether it was still queued."""
 
+    def call_off(self, request: Request) -> bool:
+        """Cancel a request, and interrupt it if it runs; whether it had not ended."""
+
+    def was_interrupted(self, requests: Sequence[Request]) -> None:
+        """Ctrl-C ended a wait for these."""
+
 
 class Holder(Protocol):
     """Who is told of the end of a request."""
@@ -194,6 +211,7 @@ class CommandFuture(concurrent.futures.Future[Any]):
     _state = "PENDING"
     _result = None
     _exception = None
+    _how_cancelled: MpiframeError | None = None
     _asked = False  # somebody has asked for one of these; to look into `__dict__` would make one
     first_item: int | None = None
     """Of a chunk of a map: the index of its first item."""
@@ -223,7 +241,7 @@ class CommandFuture(concurrent.futures.Future[Any]):
         if self._state is not _FINISHED:
             self._await(timeout)
             if self.cancelled():
-                raise CommandCancelled(f"{self._words()} was cancelled before it was sent")
+                raise self._cancelled()
         if self._exception is not None:
             try:
                 raise _seen(self._exception)
@@ -235,8 +253,11 @@ class CommandFuture(concurrent.futures.Future[Any]):
         """The error, or None if the command ended well."""
         self._await(timeout)
         if self.cancelled():
-            raise CommandCancelled(f"{self._words()} was cancelled before it was sent")
+            raise self._cancelled()
         return None if self._exception is None else _seen(self._exception)
+
+    def _cancelled(self) -> MpiframeError:
+        return self._how_cancelled or CommandCancelled(f"{self._words()} was cancelled")
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
         """Call `fn(future)` when it is done, in the thread that notices; at once if it is."""
@@ -263,6 +284,11 @@ class CommandFuture(concurrent.futures.Future[Any]):
             self._loop.cancel(request)
         return self.cancelled()
 
+    def call_off(self) -> bool:
+        """As `cancel`, and KeyboardInterrupt in the command if it runs; whether it had not ended."""
+        request = self.request
+        return request is not None and not self.done() and self._loop.call_off(request)
+
     def running(self) -> bool:
         """Whether the command was sent to a server and has not ended."""
         request = self.request
@@ -275,6 +301,7 @@ class CommandFuture(concurrent.futures.Future[Any]):
         if request.started_at is not None and request.finished_at is not None:  # it has run
             self.seconds = request.finished_at - request.started_at
         if request.status is Status.CANCELLED:
+            self._how_cancelled = request.error
             super().cancel()
             self.set_running_or_notify_cancel()
         elif request.error is not None:
@@ -320,7 +347,14 @@ class CommandFuture(concurrent.futures.Future[Any]):
         self._invoke_callbacks()
 
     def _await(self, timeout: float | None) -> None:
-        if not self.done() and not self._loop.wait(self.done, timeout):
+        try:
+            ended = self.done() or self._loop.wait(self.done, timeout)
+        except KeyboardInterrupt:
+            request = self.request
+            if request is not None:
+                self._loop.was_interrupted([request])
+            raise
+        if not ended:
             raise CommandTimeout(
                 f"{self._words()} has not ended within the {timeout} s that were waited for; it goes on"
             )

@@ -21,7 +21,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpiframe import doorbell, recovery
 from mpiframe.answers import CommandFuture, Holder, place, response, shorten
@@ -32,6 +32,7 @@ from mpiframe.errors import (
     CommandArgumentError,
     CommandError,
     CommandTimeout,
+    JournalError,
     MpiframeError,
     RequestError,
     WorldError,
@@ -47,6 +48,9 @@ from mpiframe.recovery import POLICIES, Recovery
 from mpiframe.targets import Target, each, places, resolve
 from mpiframe.views import ServerTable, View
 from mpiframe.world import CLIENT, open_world
+
+if TYPE_CHECKING:
+    from mpiframe.recording import Recorder
 
 log = logging.getLogger("mpiframe")
 
@@ -110,6 +114,7 @@ class Client(concurrent.futures.Executor):
         self._printer = printer
         self._hearing = Hearing(world, printer)
         self._loop: ClientLoop = ClientLoop(world, printer, self._hearing.hear)
+        self._loop.end_session = self.abandon
         self._encoder = CommandEncoder(world.config.large, self._loop.forget_functions)
         self._ids = itertools.count(1)
         self._service_ids = itertools.count(-1, -1)  # of calls that the user does not see
@@ -117,6 +122,7 @@ class Client(concurrent.futures.Executor):
         session = (int(Down.SESSION), list(sys.path), level)
         self._recovery = Recovery(self, restart, session)
         self._loop.is_replaced = self._recovery.is_replaced
+        self._recorder: Recorder | None = None  # of calls that record in a journal, once there is one
         self._loop.start()
         for name in unknown_settings():
             log.warning("the environment variable %s sets nothing: there is no such setting", name)
@@ -192,6 +198,7 @@ class Client(concurrent.futures.Executor):
         target: Target = None,
         timeout: float | None = None,
         retries: int = 0,
+        journal: Any = None,
         **kwargs: Any,
     ) -> CommandFuture:
         """Queue `fn(*args, **kwargs)` on a server and return a `concurrent.futures.Future`.
@@ -199,6 +206,10 @@ class Client(concurrent.futures.Executor):
         `timeout`, in seconds from now, ends the request: a queued one is dropped, a running one is
         interrupted, and the future raises CommandTimeout. `retries` says how often it may be started again
         elsewhere if its server dies (target None only).
+
+        `journal`, a path or a `Journal`, records the value on disk when the call ends well; the same script
+        run again has it from there, in a future that is done. Calls are told apart by their function's name
+        and their order, and JournalError is raised for one that has changed: see `Journal`.
         """
         if self._closed:
             self._refuse()
@@ -211,6 +222,14 @@ class Client(concurrent.futures.Executor):
             encoded = self._encoder.encode(fn, kwargs or None)
         else:
             encoded = self._encoder.call(fn, args, kwargs)
+        if journal is not None:
+            return self._recorded().submit(
+                journal,
+                fn,
+                (args, kwargs),
+                self._loop,
+                lambda make: self._submit(fn, encoded, rank, timeout, retries, make=make),
+            )
         return self._submit(fn, encoded, rank, timeout, retries)
 
     def map(
@@ -222,6 +241,7 @@ class Client(concurrent.futures.Executor):
         ordered: bool = True,
         buffersize: int | None = None,
         target: Target = None,
+        journal: Any = None,
     ) -> Iterator[Any]:
         """Call `fn` on the items, on all servers (or those of `target`), and yield the results.
 
@@ -230,6 +250,12 @@ class Client(concurrent.futures.Executor):
         bounds the items that are under way or wait to be taken, so the iterables may be endless.
         `timeout` bounds, in seconds from the call, each wait for a result. The first item that fails raises
         CommandError, which names the item's index.
+
+        `journal`, a path or a `Journal`, records on disk what is finished, so the same call in the next run,
+        whatever ended this one, computes what is missing and yields the same. It is written (in groups of up
+        to 1000 items or of 0.2 s, each synced to the disk, and at the map's end) by a thread; what a crash
+        takes is at most such a group and the one being written. An item that failed is not recorded. Raises
+        JournalError for an item whose input or function is not what was recorded: see `Journal`.
         """
         if self._closed:
             self._refuse()
@@ -242,15 +268,29 @@ class Client(concurrent.futures.Executor):
         ranks = each(resolve(target, self._loop.dispatcher))
         turn = itertools.cycle(ranks)
         items = Items(iterables, lazy=buffersize is not None)
+        single = items.single
 
-        def start(chunk: Sequence[Any], first: int) -> CommandFuture:
-            return self._submit(fn, self._encoder.chunk(fn, chunk, items.single), next(turn), None, 0, first)
+        def start(chunk: Sequence[Any], first: int, make: Any = CommandFuture) -> CommandFuture:
+            encoded = self._encoder.chunk(fn, chunk, single)
+            return self._submit(fn, encoded, next(turn), None, 0, first, make=make)
 
         if chunksize is not None and buffersize is not None:
             chunksize = min(chunksize, buffersize)
         servers = len(self._world.servers) if ranks == [None] else len(set(ranks))
-        run = MapRun(items, chunksize, buffersize, servers, ordered, timeout, start, self._loop.wait)
-        return run.results()
+        recording = None
+        begin: Any = start
+        if journal is not None:
+            recording = self._recorded().map(journal, fn, items, start)
+            items, begin = recording.items, recording.start
+        run = MapRun(items, chunksize, buffersize, servers, ordered, timeout, begin, self._loop.wait)
+        return run.results() if recording is None else recording.results(run)
+
+    def _recorded(self) -> Recorder:
+        if self._recorder is None:
+            from mpiframe.recording import Recorder  # late: SQLite is not for everybody
+
+            self._recorder = Recorder()
+        return self._recorder
 
     # -- collectives -------------------------------------------------------------------------------
 
@@ -351,10 +391,22 @@ class Client(concurrent.futures.Executor):
     # -- requests ----------------------------------------------------------------------------------
 
     def cancel(self, id: Any) -> bool:
-        """Cancel a request that is still queued; whether it will not run."""
+        """Cancel a request, by its id or its future: True, unless it has ended already.
+
+        A queued one never runs. A running one ends here and now, and KeyboardInterrupt is raised in its
+        command; until that has ended, its server is busy. (`future.cancel()` leaves a running one alone.)
+
+        Raises WorldError where it runs on a server that has no doorbell.
+        """
         if self._closed:
             self._refuse()
-        return self._loop.cancel(self._known(id))
+        request = id.request if isinstance(id, CommandFuture) else self._known(id)
+        if request is None:  # the future has its value
+            return False
+        rank = request.server
+        if rank is not None and not request.ended and not self._loop.can_reach(rank):
+            raise self._unreachable(rank)
+        return self._loop.call_off(request)
 
     def interrupt(self, target: Target = "all") -> None:
         """Raise KeyboardInterrupt in the commands that run on these servers; idle ones are not touched.
@@ -369,10 +421,13 @@ class Client(concurrent.futures.Executor):
         for rank in each(ranks):
             running = self._loop.dispatcher.running(rank)
             if running is not None and not self._loop.control(rank, doorbell.INTERRUPT, running):
-                why = self._world.why_polling.get(rank, "its connection is closed")
-                raise WorldError(
-                    f"server {rank} has no doorbell ({why}), so a running command cannot be interrupted"
-                )
+                raise self._unreachable(rank)
+
+    def _unreachable(self, rank: int) -> WorldError:
+        why = self._world.why_polling.get(rank, "its connection is closed")
+        return WorldError(
+            f"server {rank} has no doorbell ({why}), so a running command cannot be interrupted"
+        )
 
     # -- servers that are replaced -----------------------------------------------------------------
 
@@ -401,10 +456,14 @@ class Client(concurrent.futures.Executor):
 
     @property
     def servers(self) -> ServerTable:
-        """One row a server: rank, host, pid, state, queued, running, CPU seconds, resident bytes."""
-        loop, dispatcher = self._loop, self._loop.dispatcher
+        """One row a server: rank, host, pid, state, queued, running, CPU seconds, resident bytes.
+
+        Every server is asked, and answers at once whatever it computes. One that does not is waited for,
+        `Config.patience` seconds once, and is "unresponsive" then, until it answers.
+        """
+        loop, dispatcher, pulse = self._loop, self._loop.dispatcher, self._loop.pulse
         if not self._closed:
-            loop.ask_usage(0.2)
+            pulse.ask()
         rows = ServerTable()
         with loop.lock:
             for rank in self._world.servers:
@@ -415,7 +474,9 @@ class Client(concurrent.futures.Executor):
                 elif dispatcher.is_live(rank) and not self._closed:
                     queued, running = dispatcher.row(rank)
                     state = "idle" if running is None else "busy"
-                cpu, rss = loop.usage.get(rank, (None, None))
+                cpu, rss = pulse.usage.get(rank, (None, None))
+                if pulse.is_unresponsive(rank) and not self._closed:
+                    state, cpu, rss = "unresponsive", None, None
                 rows.append(ServerInfo(rank, member.host, member.pid, state, queued, running, cpu, rss))
         return rows
 
@@ -443,13 +504,20 @@ class Client(concurrent.futures.Executor):
         """Wait for all that was pushed, then end the servers.
 
         Raises CommandError (or another error of a command) if a pushed command failed and nobody ever
-        fetched its response: a failure that nobody saw must not look like success.
+        fetched its response: a failure that nobody saw must not look like success. JournalError if the last
+        of what was to be recorded could not be.
         """
         if self._closed:
             return
-        self._loop.wait(lambda: self._loop.open == 0)
-        self._end(self._world.config.stop_timeout)
+        try:
+            self._loop.wait(lambda: self._loop.open == 0)
+        except KeyboardInterrupt:
+            self.abandon()
+            raise
+        unwritten = self._end(self._world.config.stop_timeout)
         self._raise_unseen()
+        if unwritten is not None:
+            raise unwritten
 
     def abandon(self) -> None:
         """Drop what is queued, interrupt what runs, end the servers; raises nothing."""
@@ -459,7 +527,11 @@ class Client(concurrent.futures.Executor):
         loop, grace = self._loop, self._world.config.grace
         for rank in loop.dispatcher.ranks():
             loop.control(rank, doorbell.ABANDON)
-        loop.wait(lambda: loop.open == 0, grace)
+        try:
+            loop.wait(lambda: loop.open == 0, grace)
+        except KeyboardInterrupt:
+            self._end(0.0)
+            raise
         self._end(grace / 2)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -514,12 +586,13 @@ class Client(concurrent.futures.Executor):
         retries: int,
         first_item: int | None = None,
         id: int = 0,
+        make: Callable[[ClientLoop, Request, int | None], CommandFuture] = CommandFuture,
     ) -> CommandFuture:
         request = self._request(command, encoded, rank, id)
         request.retries = retries
         if timeout is not None:
             request.deadline = time.monotonic() + timeout
-        request.future = future = CommandFuture(self._loop, request, first_item)
+        request.future = future = make(self._loop, request, first_item)
         self._loop.push_one(request)
         if timeout is not None:
             self._loop.kick()  # whoever sleeps must know of the new deadline
@@ -571,10 +644,14 @@ class Client(concurrent.futures.Executor):
     def _collect(self, requests: list[Request], timeout: float | None) -> list[Response]:
         """Wait for requests and take them out of the books."""
         last = requests[-1] if len(requests) == 1 else None
-        if last is not None:
-            ended = self._loop.wait(lambda: last.told, timeout)
-        else:
-            ended = self._loop.wait(_AllTold(requests), timeout)
+        try:
+            if last is not None:
+                ended = self._loop.wait(lambda: last.told, timeout)
+            else:
+                ended = self._loop.wait(_AllTold(requests), timeout)
+        except KeyboardInterrupt:
+            self._loop.was_interrupted(requests)
+            raise
         if not ended:
             late = [r for r in requests if not r.told]
             raise CommandTimeout(
@@ -589,8 +666,11 @@ class Client(concurrent.futures.Executor):
 
     # -- inside: the end ---------------------------------------------------------------------------
 
-    def _end(self, limit: float) -> None:
-        """Have every server end its session, within `limit` seconds unless a command holds it."""
+    def _end(self, limit: float) -> JournalError | None:
+        """Have every server end its session, within `limit` seconds unless a command holds it.
+
+        Returns what keeps a journal from being complete.
+        """
         loop, transport = self._loop, self._world.transport
         self._closed = True
         with loop.lock:
@@ -599,9 +679,13 @@ class Client(concurrent.futures.Executor):
             loop.say(rank, (int(Down.STOP),))
         held = {rank for rank in self._world.servers if loop.dispatcher.running(rank) is not None}
         others = set(self._world.servers) - held
-        ended = loop.wait(lambda: loop.stopped >= others and not transport.sending(), limit)
+        pressed = False
+        try:
+            ended = loop.wait(lambda: loop.stopped >= others and not transport.sending(), limit)
+        except KeyboardInterrupt:
+            ended, pressed = False, True
         for rank in held:
-            loop.give_up(rank)
+            loop.give_up(rank, "The client was closed while its command went on")
         loop.stop()
         self._printer.close()
         late = sorted(held | (set() if ended else others - loop.stopped))
@@ -610,10 +694,15 @@ class Client(concurrent.futures.Executor):
             self.must_abort = True
             words = "do not end their commands" if held else f"did not end within {limit} s"
             print(f"mpiframe: the servers {late} {words}; the run will end by force", file=sys.stderr)
+        unwritten = None if self._recorder is None else self._recorder.close()
+        if pressed:
+            raise KeyboardInterrupt
+        return unwritten
 
     def _raise_unseen(self) -> None:
         unseen = [r for r in self._loop.requests.values() if r.error is not None]
-        unseen = [r for r in unseen if r.status is not Status.CANCELLED]
+        excused = self._loop.excused
+        unseen = [r for r in unseen if r.status is not Status.CANCELLED and r.id not in excused]
         if not unseen:
             return
         first = unseen[0]

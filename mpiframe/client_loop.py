@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import time as clock
 from typing import Any, Protocol
 
 from mpiframe import doorbell
-from mpiframe.answers import CommandFuture, decode, lost_error
+from mpiframe.answers import CommandFuture, decode, lost_error, place, shorten
 from mpiframe.codec import pack, unpack
 from mpiframe.commands import Encoded
 from mpiframe.driver import Driver
 from mpiframe.errors import WorldError
 from mpiframe.messages import Down, Outcome, Request, Status, Up
 from mpiframe.output import Printer
-from mpiframe.queues import Dispatcher, End, Instruction, Interrupt, Send
+from mpiframe.pulse import Pulse
+from mpiframe.queues import Cancel, Dispatcher, End, Instruction, Interrupt, Overdue, Send
 from mpiframe.recovery import Losses
 from mpiframe.transport import AWAY, Peer
 from mpiframe.world import World
 
+log = logging.getLogger("mpiframe")
+
 _STUCK = 10e-3
 """Seconds that a server may be on one command until what was sent ahead behind it is had back."""
+_SLACK = 0.5
+"""Seconds by which a server ends itself later than it is said here that it will."""
 _RUN, _ANSWERS = int(Down.RUN), int(Up.ANSWERS)
 _DONE, _VALUE, _PICKLED = (
     Status.DONE,
@@ -57,27 +66,29 @@ class ClientLoop(Driver):
     ) -> None:
         super().__init__(world.transport)
         self.world = world
-        self.dispatcher = Dispatcher()
+        self.dispatcher = Dispatcher(world.config.kill_grace)
         self.requests: dict[int, Request] = {}  # until fetched
         self.last_id = 0
         self.closing = False  # from here on nothing can be pushed: nobody would answer
         self.open = 0  # requests that have not ended
-        self.usage: dict[int, tuple[float, int]] = {}  # rank -> CPU seconds, resident bytes
         self._ahead: dict[int, tuple[int | None, float]] = {}  # servers with commands sent ahead: (which
         # command it was on, monotonic seconds at which it should be on another)
+        self._asked_back: dict[int, int] = {}  # rank -> serial of the last command it was asked not to run
         self.communicators: dict[tuple[int, ...], int] = {}  # by members: how often theirs was spoilt
         self.recovering: set[int] = set()  # servers that are being ended for a restart, or started
         self.newcomers: set[int] = set()  # servers that were not there from the start
         self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
+        self.end_session: Callable[[], None] = lambda: None
         self.stopped: set[int] = set()  # servers that ended their session in order
         self.losses = Losses(lambda rank: self.dispatcher.running(rank) is not None)
         self.is_replaced: Callable[[int], bool] = _never
         self._printer = printer
         self._deliver_other = deliver
         self._known: dict[int, set[int]] = {rank: set() for rank in world.servers}
-        self.pinged: dict[int, float] = {}  # rank -> when (seconds since the epoch) it was last asked
-        self.ponged: dict[int, float] = {}  # and when it last answered
-        self._serials: dict[int, int] = {}  # rank -> which ping it answered last
+        self.pulse = Pulse(self.lock, self.dispatcher.ranks, self.control, self.wait, world.config.patience)
+        self.excused: set[int] = set()  # requests that Ctrl-C has ended: that they failed is no news
+        self._pressed_for: list[Request] = []  # what the last Ctrl-C was to end
+        self._why_ended: dict[int, str] = {}  # rank -> why its process was ended
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -90,6 +101,7 @@ class ClientLoop(Driver):
                 self._carry_out(self.dispatcher.joined(rank, alone=peer.control is None))
             self._transport.show(AWAY)
         self._thread.start()
+        self.ctrl_c.install()
 
     def _listen_to(self, peer: Peer) -> None:
         if peer.control is not None:
@@ -98,8 +110,9 @@ class ClientLoop(Driver):
 
     # -- servers that are replaced (with the lock) ---------------------------------------------------
 
-    def release(self, rank: int) -> None:
+    def release(self, rank: int, why: str) -> None:
         """This server is about to be ended and replaced: it gets nothing more, and what it runs is lost."""
+        self._why_ended.setdefault(rank, why)
         self._carry_out(self.dispatcher.lost(rank, replaced=True))
 
     def welcome(self, peer: Peer) -> None:
@@ -119,6 +132,7 @@ class ClientLoop(Driver):
         peer = self._transport.peers.get(rank)
         if peer is not None:
             self.losses.replaced(rank)
+            self._why_ended.pop(rank, None)
             self.newcomers.add(rank)
             for members in self.communicators:
                 if rank in members:
@@ -183,8 +197,12 @@ class ClientLoop(Driver):
         with self.lock:
             self._check_open()
             idle = self.dispatcher.idle(rank)
-            if idle is None or (rank is None and not wait and self.dispatcher.is_soon(encoded.pace_key)):
+            if idle is None:
                 return None
+            if rank is None and not wait and self.dispatcher.is_soon(encoded.pace_key):
+                return None
+            if rank is None and self.dispatcher.awaited() is not None:
+                return None  # others come first
             id = next(ids)
             queued_at = clock()
             frame = encoded.frame(id)
@@ -205,8 +223,9 @@ class ClientLoop(Driver):
         if self.closing:
             raise WorldError("the client is closed; its servers are gone")
 
-    def give_up(self, rank: int) -> None:
+    def give_up(self, rank: int, why: str) -> None:
         """End what this server still holds: nobody will hear its answers any more."""
+        self._why_ended.setdefault(rank, why)
         with self.lock:
             self._carry_out(self.dispatcher.lost(rank))
         self._deliver()
@@ -220,11 +239,43 @@ class ClientLoop(Driver):
         self._deliver()
         return bool(instructions)
 
+    def call_off(self, request: Request) -> bool:
+        """Cancel a request, and interrupt it if it runs; whether it had not ended."""
+        with self.lock:
+            instructions = self.dispatcher.called_off(request)
+            self._carry_out(instructions)
+        self._deliver()
+        return bool(instructions)
+
+    def was_interrupted(self, requests: Sequence[Request]) -> None:
+        """Ctrl-C ended a wait for these: interrupt them; a second one meanwhile ends the session."""
+        again = any(not r.told for r in self._pressed_for)
+        self._pressed_for = waiting = [r for r in requests if not r.told]
+        if again:
+            self.end_session()
+            return
+        self.excused.update(r.id for r in waiting)
+        for request in waiting:
+            if request.server is not None and self.dispatcher.running(request.server) == request.id:
+                self.control(request.server, doorbell.INTERRUPT, request.id)
+            else:
+                self.call_off(request)
+        try:
+            # A moment, so that whoever catches the KeyboardInterrupt finds the servers free again.
+            self.wait(lambda: all(r.told for r in waiting), self.world.config.grace / 2)
+        except KeyboardInterrupt:
+            self.end_session()
+
     def say(self, rank: int, message: tuple[Any, ...]) -> None:
         """Send a message that is no command."""
         with self.lock:
             if rank in self._transport.peers:
                 self._transport.send(rank, pack(message))
+
+    def can_reach(self, rank: int) -> bool:
+        """Whether there is a control connection to this server."""
+        peer = self._transport.peers.get(rank)
+        return peer is not None and peer.control is not None
 
     def control(self, rank: int, kind: bytes, id: int = 0, serial: int = 0) -> bool:
         """Write a record on the control connection; whether there is one that takes it."""
@@ -328,6 +379,8 @@ class ClientLoop(Driver):
         self._ahead.pop(rank, None)
         self._known[rank].clear()
         self.losses.any = True
+        self._asked_back.pop(rank, None)
+        self.pulse.gone(rank)
         if rank not in self.stopped:
             self.stopped.add(rank)
             if rank not in self.recovering:
@@ -351,12 +404,19 @@ class ClientLoop(Driver):
             del self._ahead[rank]
             waiting, running = self.dispatcher.recallable(rank), self.dispatcher.running(rank)
             if running == id:
-                for request in waiting:
-                    self.control(rank, doorbell.RECALL, request.id, request.serial)
+                self._ask_back(rank, waiting)
                 if self.dispatcher.awaited() == rank:
                     self._carry_out(self.dispatcher.spread())
             if waiting or self.dispatcher.awaited() == rank:
                 self._ahead[rank] = running, now + _STUCK
+
+    def _ask_back(self, rank: int, waiting: list[Request]) -> None:
+        """Each once: a server that is stopped must not be sent records without end."""
+        for request in waiting:
+            if request.serial > self._asked_back.get(rank, 0):
+                if not self.control(rank, doorbell.RECALL, request.id, request.serial):
+                    return
+                self._asked_back[rank] = request.serial
 
     # -- what the dispatcher says (with the lock) ----------------------------------------------------
 
@@ -371,6 +431,31 @@ class ClientLoop(Driver):
                 self._deliveries.append((instruction.request, instruction, ()))
             elif type(instruction) is Interrupt:
                 self.control(instruction.rank, doorbell.INTERRUPT, instruction.id)
+            elif type(instruction) is Cancel:
+                self.control(instruction.rank, doorbell.CANCEL, instruction.id, instruction.serial)
+            elif type(instruction) is Overdue:
+                self._deliveries.append((instruction.request, instruction, ()))
+
+    def _end_overdue(self, rank: int, request: Request) -> None:
+        """Say that a server is ended whose command does not end, and see that it is; without the lock."""
+        where, grace = place(request, self.host_of(rank)), self.world.config.kill_grace
+        self._why_ended[rank] = (
+            f"It was ended because request {request.id} ({shorten(request.command)}) went on for {grace:g} s "
+            "(MPIFRAME_KILL_GRACE) after its time-out had interrupted it"
+        )
+        log.error(
+            "%s went on for %g s (MPIFRAME_KILL_GRACE) after its time-out had interrupted it, so its "
+            "server is ended now. Without `mpiframe run --resilient` the whole run ends with it",
+            where,
+            grace,
+        )
+        # It ends itself in a moment, unless it was stopped before the command came.
+        peer = self._transport.peers.get(rank)
+        pid = doorbell.pid_behind(peer.control) if peer is not None and peer.control is not None else 0
+        if pid:
+            for number in (signal.SIGABRT, signal.SIGCONT):  # the first has it say where it is
+                with contextlib.suppress(OSError):
+                    os.kill(pid, number)
 
     def _send(self, rank: int, requests: list[Request]) -> None:
         commands: list[Any] = []
@@ -384,12 +469,19 @@ class ClientLoop(Driver):
             key = frame[3]
             if key:
                 frame = self._once(rank, frame, key)
+            if request.deadline is not None:
+                self._limit(rank, request.id, request.deadline)
             commands.append(frame)
             if request.buffers:
                 buffers.extend(request.buffers)
             if not request.retries and (request.target is not None or request.buffers):
                 request.frame, request.buffers = (), ()  # the message holds them until it is through
         self._transport.send(rank, pack((_RUN, commands)), buffers)
+
+    def _limit(self, rank: int, id: int, deadline: float) -> None:
+        """Tell a server how long a command may run that is about to come, until its process ends."""
+        seconds = deadline - time.monotonic() + self.world.config.kill_grace + _SLACK
+        self._transport.send(rank, pack((int(Down.LIMIT), id, seconds)))
 
     def _once(self, rank: int, frame: tuple[Any, ...], key: int) -> tuple[Any, ...]:
         """The frame without the function's pickle data, if the server has it already."""
@@ -422,7 +514,11 @@ class ClientLoop(Driver):
                 continue
             request: Request = first
             if type(content) is End:
-                request.error = lost_error(request, content, self.host_of(content.server))
+                why = self._why_ended.get(content.server) if content.server is not None else None
+                request.error = lost_error(request, content, self.host_of(content.server), why)
+            elif type(content) is Overdue:
+                self._end_overdue(content.rank, request)
+                continue
             else:
                 decode(request, content, buffers, self.host_of(request.server))
             request.told = True
@@ -437,29 +533,11 @@ class ClientLoop(Driver):
         """The host name of a server."""
         return None if rank is None else self.world.members[rank].host
 
-    # -- asking servers how they are -----------------------------------------------------------------
-
-    def ping(self) -> tuple[int, set[int]]:
-        """Ask every server how it is; the ping's number and the servers that could be asked."""
-        serial, now = time.monotonic_ns(), clock()
-        asked = {rank for rank in self.dispatcher.ranks() if self.control(rank, doorbell.PING, serial)}
-        self.pinged.update(dict.fromkeys(asked, now))
-        return serial, asked
-
-    def ask_usage(self, timeout: float) -> None:
-        """Have every server say how much CPU and memory it used; those that cannot are left out."""
-        serial, asked = self.ping()
-        self.wait(
-            lambda: all(self._serials.get(r) == serial for r in asked if r in self._transport.peers), timeout
-        )
-
     def heard(self, rank: int, record: bytes) -> None:
         """A record came on a control connection."""
         kind, id, cpu, number = doorbell.RECORD.unpack(record)
         if kind == doorbell.PONG:
-            self.usage[rank] = (cpu, number)
-            self.ponged[rank] = clock()
-            self._serials[rank] = id
+            self.pulse.answered(rank, cpu, number)
         elif kind == doorbell.RECALLED:
             self._carry_out(self.dispatcher.recalled(rank, id, number))
 

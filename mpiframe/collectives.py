@@ -172,8 +172,9 @@ class Together:
         if not loop.wait(lambda: all(r.id in self._ended for r in stuck), config.stop_timeout):
             for request in stuck:
                 if not request.told and request.server is not None:
+                    why = f"It was given up because its part in request {request.id} could not be ended"
                     self._given_up.add(request.id)
-                    self._client._recovery.give_up(request.server)
+                    self._client._recovery.give_up(request.server, why)
 
 
 def members(client: Client, target: Target) -> list[int]:

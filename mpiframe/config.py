@@ -23,10 +23,22 @@ class Config:
     """How long `close` waits for servers that run nothing; then they are ended by force."""
     grace: float = 1.0
     """How long a command that was interrupted by a forced close may take to end."""
+    kill_grace: float = 30.0
+    """How long a command may go on after its time-out has interrupted it; then its server is ended."""
+    patience: float = 2.0
+    """How long a server may leave a ping unanswered until `Client.servers` calls it unresponsive."""
     doorbell: str = "auto"
     """How ranks are woken. "auto": the best there is (eventfd on the client's host, TCP elsewhere);
     "unix": Unix sockets without eventfds; "tcp": TCP even on one host; "off": not at all, they poll MPI
     with back-off."""
+    doorbell_ports: str = ""
+    """Where a firewall lets only some TCP ports through: the port or the range ("20000-20099") on one of
+    which the client waits for the doorbells of other hosts while the world opens. Empty: any free one."""
+    connect_timeout: float = 5.0
+    """How long a server tries to reach the client's doorbell before it polls MPI instead."""
+    link_timeout: float = 30.0
+    """How long another host may be out of reach until its servers count as lost (there: until the client
+    does); 0 for ever. A server that is busy, stopped or swapped out still answers, for its kernel does."""
     spin: float = 200e-6
     """How long to look for messages before sleeping, where there is a core for every rank."""
     large: int = 64 * 1024
@@ -53,8 +65,16 @@ class Config:
             text = environ.get(name)
             if text is None:
                 continue
+            if field.name == "doorbell_ports":
+                values[field.name] = _parse_ports(name, text)
+                continue
             values[field.name] = _parse(name, text, type(field.default), _CHOICES.get(field.name, ()))
         return cls(**values)  # type: ignore[arg-type]
+
+    def ports(self) -> range:
+        """What `doorbell_ports` says; port 0, which stands for any free one, if it says nothing."""
+        first, _, last = self.doorbell_ports.partition("-")
+        return range(int(first or 0), int(last or first or 0) + 1)
 
 
 _NOT_OURS = tuple(
@@ -82,3 +102,16 @@ def _parse(name: str, text: str, kind: type, choices: tuple[str, ...]) -> object
         wanted = f"one of {', '.join(choices)}" if choices else f"a non-negative {kind.__name__}"
         raise WorldError(f"the environment variable {name} must be {wanted}, not {text!r}") from None
     return value
+
+
+def _parse_ports(name: str, text: str) -> str:
+    first, dash, last = text.strip().partition("-")
+    if text.strip():
+        try:
+            if not 0 < int(first) <= int(last if dash else first) < 1 << 16:
+                raise ValueError(text)
+        except ValueError:
+            raise WorldError(
+                f"the environment variable {name} must be a port or a range such as 20000-20099, not {text!r}"
+            ) from None
+    return text.strip()

@@ -29,6 +29,7 @@ class Control(threading.Thread):
         self._sock = sock
         self._over = threading.Event()
         self._orderly = False
+        self.client_gone = False  # without a farewell
         self._ending = threading.Lock()
 
     def run(self) -> None:
@@ -48,7 +49,8 @@ class Control(threading.Thread):
             except OSError:
                 part = b""
             if not part:
-                self.client_died()
+                self.client_gone = True
+                self.leave()
                 return
             data += part
             while len(data) >= size:
@@ -70,6 +72,11 @@ class Control(threading.Thread):
         elif kind == doorbell.RECALL:
             if self._server.recall(serial):
                 self._tell(doorbell.RECALLED, id, 0.0, serial)
+        elif kind == doorbell.CANCEL:
+            if self._server.recall(serial):
+                self._tell(doorbell.RECALLED, id, 0.0, serial)
+            else:
+                self._server.interrupt(id)
         elif kind == doorbell.PING:
             cpu, rss = process_usage()
             self._tell(doorbell.PONG, id, cpu, rss)
@@ -94,13 +101,14 @@ class Control(threading.Thread):
         if self._server.running:
             os._exit(1)
 
-    def client_died(self) -> None:
-        """The client's process is gone without a farewell: abandon the command and leave."""
+    def leave(self) -> None:
+        """The client is gone without a farewell, or SIGTERM has come: abandon the command and leave."""
         with self._ending:
             if self._over.is_set():
                 return
             self._over.set()
         config = self._server.world.config
+        self._server.orphan()
         self._server.abandon()
         self._after(config.grace, self._leave_if_busy)
         self._after(config.grace + config.stop_timeout, lambda: os._exit(1))  # for the stop hooks

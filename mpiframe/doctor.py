@@ -171,7 +171,7 @@ def _look_at_resilience(
         found = json.loads(answer.read_text(encoding="utf-8"))
     except (WorldError, OSError, ValueError) as error:
         status, found = 1, {"worked": False, "why": error}
-    if status == 0 and found["worked"]:
+    if status == 0 and found.get("worked"):
         times = f"noticed after {found['noticed'] * 1e3:.0f} ms, replaced in {found['replaced']:.1f} s"
         report.add("resilient", f"with `mpiframe run --resilient` a dead server is {times}")
         return

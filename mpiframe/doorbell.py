@@ -9,18 +9,23 @@ other. No command and no pickle travels on either.
 Both ends prove that they know a secret that was exchanged over MPI (HMAC-SHA256 over both sides' nonces)
 before anything else is read. The listener lives for the seconds of the start only: on a Unix socket in a
 private folder for servers of the same host, on one interface's address for others.
+
+What follows the proof is neither signed nor secret. Who can write into a TCP connection of others can so
+ring, interrupt and end, as who can write into MPI's own connections can, but can have nothing run.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hmac
+import math
 import os
 import selectors
 import socket
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 BELL, CONTROL = 0, 1
@@ -30,16 +35,17 @@ _PROOF = 32
 _HELLO = struct.Struct(f"!{len(_MAGIC)}sIB{_NONCE}s")  # magic, rank, kind, nonce
 _CHALLENGE = struct.Struct(f"!{_NONCE}s{_PROOF}s")  # the client's nonce and proof
 _PATIENCE = 5.0  # seconds that one connection may take to prove itself
+_ATTEMPTS = 4  # to get past those who crowd the listener
 _HALF_OPEN = 256  # connections that may be proving themselves at once, beside the two of each server
 
 RECORD = struct.Struct("!cqdQ")
 """What travels on the control connection: kind, id, CPU seconds, resident bytes (unused ones are 0)."""
-INTERRUPT, BREAK, RECALL, RECALLED = b"I", b"B", b"R", b"r"
+INTERRUPT, BREAK, RECALL, RECALLED, CANCEL = b"I", b"B", b"R", b"r", b"C"
 PING, PONG, ABANDON, FAREWELL = b"P", b"p", b"A", b"F"
 LEAVE = b"L"  # end the process now, whatever it does, and leave MPI as it is
 
 Address = tuple[str, ...]
-"""("unix", path) or ("tcp", host, port)"""
+"""("unix", path) or ("tcp", host, port); ("none", why) where there is no doorbell"""
 
 
 def _prove(secret: bytes, side: bytes, rank: int, kind: int, nonces: bytes) -> bytes:
@@ -47,18 +53,53 @@ def _prove(secret: bytes, side: bytes, rank: int, kind: int, nonces: bytes) -> b
 
 
 def connect(
-    address: Address, secret: bytes, rank: int, timeout: float
+    address: Address, secret: bytes, rank: int, timeout: float, link_timeout: float = 0.0
 ) -> tuple[socket.socket, socket.socket]:
-    """Open a server's two connections: (bell, control). Raises OSError where that cannot be done."""
-    bell = _connect_one(address, secret, rank, BELL, timeout)
+    """Open a server's two connections, (bell, control), within `timeout` seconds.
+
+    `link_timeout` as in `Config`. Raises OSError where it cannot be done.
+    """
+    deadline = time.monotonic() + timeout
+    bell = _connect_patiently(address, secret, rank, BELL, deadline)
     try:
-        return bell, _connect_one(address, secret, rank, CONTROL, timeout)
+        control = _connect_patiently(address, secret, rank, CONTROL, deadline)
     except OSError:
         bell.close()
         raise
+    _watch_link(control, link_timeout)
+    return bell, control
 
 
-def _connect_one(address: Address, secret: bytes, rank: int, kind: int, timeout: float) -> socket.socket:
+def _watch_link(control: socket.socket, seconds: float) -> None:
+    """Have the kernel close a control connection whose other end could not be reached for so long.
+
+    Not the bell: a process that is stopped reads no bells, and one whose buffer is full of them would seem
+    to be out of reach. On the control connection there is never much that is unread.
+    """
+    if control.family != socket.AF_INET or not seconds:
+        return
+    control.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", math.ceil(seconds / 3)),
+        ("TCP_KEEPINTVL", math.ceil(seconds / 6)),
+        ("TCP_KEEPCNT", 4),
+        ("TCP_USER_TIMEOUT", math.ceil(seconds * 1000)),
+    ):
+        if hasattr(socket, name):  # the last, which is for bytes that nobody acknowledges, is Linux's own
+            control.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _connect_patiently(
+    address: Address, secret: bytes, rank: int, kind: int, deadline: float
+) -> socket.socket:
+    """A listener that is flooded with strangers sends some away who are none: they may come again."""
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(ConnectionResetError):
+            return _connect_one(address, secret, rank, kind, deadline)
+    return _connect_one(address, secret, rank, kind, deadline)
+
+
+def _connect_one(address: Address, secret: bytes, rank: int, kind: int, deadline: float) -> socket.socket:
     if address[0] == "unix":
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         place: str | tuple[str, int] = address[1]
@@ -67,11 +108,11 @@ def _connect_one(address: Address, secret: bytes, rank: int, kind: int, timeout:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         place = (address[1], int(address[2]))
     try:
-        sock.settimeout(timeout)
+        sock.settimeout(_left(deadline))
         sock.connect(place)
         nonce = os.urandom(_NONCE)
         sock.sendall(_HELLO.pack(_MAGIC, rank, kind, nonce))
-        theirs, proof = _CHALLENGE.unpack(_receive(sock, _CHALLENGE.size))
+        theirs, proof = _CHALLENGE.unpack(_receive(sock, _CHALLENGE.size, deadline))
         if not hmac.compare_digest(proof, _prove(secret, b"client", rank, kind, nonce + theirs)):
             raise ConnectionRefusedError(f"whoever listens at {address} does not know the secret")
         sock.sendall(_prove(secret, b"server", rank, kind, nonce + theirs))
@@ -82,9 +123,17 @@ def _connect_one(address: Address, secret: bytes, rank: int, kind: int, timeout:
         raise
 
 
-def _receive(sock: socket.socket, size: int) -> bytes:
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the doorbell's handshake timed out")
+    return left
+
+
+def _receive(sock: socket.socket, size: int, deadline: float) -> bytes:
     data = b""
     while len(data) < size:
+        sock.settimeout(_left(deadline))  # for all of it: bytes may come one by one
         part = sock.recv(size - len(data))
         if not part:
             raise ConnectionResetError("the connection was closed during the doorbell's handshake")
@@ -107,6 +156,14 @@ def swap_events(bell: socket.socket, mine: list[int], timeout: float) -> tuple[i
     return tuple(fds)
 
 
+def pid_behind(sock: socket.socket) -> int:
+    """The process at the other end, by its number in our process namespace; 0 if it has none there."""
+    if sock.family != socket.AF_UNIX:
+        return 0
+    size = struct.calcsize("3i")
+    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0])
+
+
 @dataclass(slots=True, eq=False)
 class _Guest:
     """A connection that has yet to prove itself."""
@@ -122,13 +179,15 @@ class _Guest:
 class Acceptor:
     """The client's listener; lives until every expected server has come, or has said it will not."""
 
-    def __init__(self, secret: bytes, expected: int = 0) -> None:
+    def __init__(self, secret: bytes, expected: Iterable[int], link_timeout: float = 0.0) -> None:
         self._secret = secret
-        self._expected = expected
+        self._expected = frozenset(expected)
+        self._link_timeout = link_timeout
         self._selector = selectors.DefaultSelector()
         self._listeners: list[socket.socket] = []
         self._guests: dict[socket.socket, _Guest] = {}
         self.arrived: dict[int, dict[int, socket.socket]] = {}  # rank -> kind -> socket
+        self._taken: set[int] = set()
 
     def listen_unix(self, path: str) -> Address:
         """Listen on a Unix socket; its folder must be private (mode 0700)."""
@@ -138,12 +197,25 @@ class Acceptor:
         self._listen(sock)
         return ("unix", path)
 
-    def listen_tcp(self, host: str) -> Address:
-        """Listen on a free port of one interface's address."""
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.bind((host, 0))
-        self._listen(sock)
-        return ("tcp", host, str(sock.getsockname()[1]))
+    def listen_tcp(self, host: str, ports: Iterable[int] = (0,)) -> Address:
+        """Listen on one interface's address, on the first of these ports that is free (0: any).
+
+        Raises OSError if none is.
+        """
+        for port in ports:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            try:
+                if port:  # connections of the last run may linger on it
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind((host, port))
+                self._listen(sock)
+            except OSError as error:
+                sock.close()
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            return ("tcp", host, str(sock.getsockname()[1]))
+        raise OSError(errno.EADDRINUSE, f"no port of MPIFRAME_DOORBELL_PORTS is free on {host}")
 
     def _listen(self, sock: socket.socket) -> None:
         sock.listen(4096)  # a Unix socket turns those away at once for which there is no room
@@ -169,10 +241,20 @@ class Acceptor:
         """Whether both connections of this server have come."""
         return len(self.arrived.get(rank, ())) == 2
 
+    def take(self, rank: int) -> tuple[socket.socket, socket.socket]:
+        """(bell, control) of a server that is complete; the caller's from here on."""
+        sockets = self.arrived.pop(rank)
+        self._taken.add(rank)
+        return sockets[BELL], sockets[CONTROL]
+
     def close(self) -> None:
-        """Stop listening; connections that have proved themselves stay open."""
+        """Stop listening; connections that were not taken are closed."""
         for guest in list(self._guests.values()):
             self._dismiss(guest)
+        for sockets in self.arrived.values():
+            for sock in sockets.values():
+                sock.close()
+        self.arrived.clear()
         for sock in self._listeners:
             sock.close()
         self._selector.close()
@@ -182,7 +264,7 @@ class Acceptor:
             sock, _ = listener.accept()
         except OSError:
             return  # it went away before we looked
-        if len(self._guests) >= _HALF_OPEN + 2 * self._expected:
+        if len(self._guests) >= _HALF_OPEN + 2 * len(self._expected):
             self._dismiss(min(self._guests.values(), key=lambda g: g.since))
         sock.setblocking(False)
         self._guests[sock] = _Guest(sock, time.monotonic())
@@ -211,7 +293,7 @@ class Acceptor:
 
     def _challenge(self, guest: _Guest, hello: bytes) -> None:
         magic, rank, kind, nonce = _HELLO.unpack(hello)
-        if magic != _MAGIC or kind not in (BELL, CONTROL):
+        if magic != _MAGIC or kind not in (BELL, CONTROL) or rank not in self._expected:
             self._dismiss(guest)
             return
         guest.rank, guest.kind = rank, kind
@@ -225,13 +307,16 @@ class Acceptor:
 
     def _judge(self, guest: _Guest, proof: bytes) -> None:
         expected = _prove(self._secret, b"server", guest.rank, guest.kind, guest.nonces)
-        if not hmac.compare_digest(proof, expected):
+        known = guest.rank in self._taken or guest.kind in self.arrived.get(guest.rank, ())
+        if not hmac.compare_digest(proof, expected) or known:  # a server comes once
             self._dismiss(guest)
             return
         self._selector.unregister(guest.sock)
         del self._guests[guest.sock]
         if guest.sock.family == socket.AF_INET:
             guest.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if guest.kind == CONTROL:
+                _watch_link(guest.sock, self._link_timeout)
         self.arrived.setdefault(guest.rank, {})[guest.kind] = guest.sock
 
     def _dismiss(self, guest: _Guest) -> None:
@@ -240,7 +325,7 @@ class Acceptor:
         guest.sock.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def private_folder() -> Iterator[str]:
     """A folder that only this user can enter, gone afterwards; in memory where the system allows."""
     import shutil

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from mpiframe.ctrl_c import CtrlC
 from mpiframe.transport import ASLEEP, AWAKE, AWAY, Message, Transport
 
 _FOREVER = float("inf")
@@ -50,6 +51,7 @@ class Driver(ABC):
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
         transport.watch(self._wake_in, self._clear_wake)
+        self.ctrl_c = CtrlC(self.kick)
         self._thread = threading.Thread(target=self._progress, name="mpiframe-progress", daemon=True)
 
     # -- for the subclass ----------------------------------------------------------------------------
@@ -86,6 +88,7 @@ class Driver(ABC):
                 self._park.release()
         if threading.current_thread() is not self._thread:
             self._thread.join(5.0)
+        self.ctrl_c.remove()
         with self.lock:
             self._transport.unwatch(self._wake_in)
             wake_in, wake_out = self._wake_in, self._wake_out
@@ -135,7 +138,10 @@ class Driver(ABC):
     # -- waiting -----------------------------------------------------------------------------------
 
     def wait(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Drive MPI until `done()`; False if `timeout` seconds pass before that."""
+        """Drive MPI until `done()`; False if `timeout` seconds pass before that.
+
+        Raises KeyboardInterrupt in the main thread, at moments when that does no harm.
+        """
         if done():
             return True
         deadline = _FOREVER if timeout is None else time.monotonic() + timeout
@@ -187,6 +193,8 @@ class Driver(ABC):
                     self._deliver()
                 if done():
                     return True
+                if self.ctrl_c.pressed:
+                    self.ctrl_c.check()
                 until = timer() + spin if spin and transport.may_spin() else 0.0
             elif timer() >= until:
                 if done():
@@ -196,11 +204,14 @@ class Driver(ABC):
                 self._sleep(deadline)
                 if done():
                     return True
+                if self.ctrl_c.pressed:
+                    self.ctrl_c.check()
                 until = timer() + spin if spin and transport.may_spin() else 0.0
 
     def _sleep(self, deadline: float) -> None:
         """Sleep until something happens, as the thread that drives."""
         transport = self._transport
+        self.ctrl_c.install()
         with self.lock:
             transport.show(ASLEEP)
             # Twice: a probe may say no on the very call that brings the message in.

@@ -105,6 +105,10 @@ class WorldError(MpiframeError, RuntimeError):
     """There is no MPI world to work in, or it is closed."""
 
 
+class JournalError(MpiframeError):
+    """A journal cannot be used or written, or what it holds was recorded for something else."""
+
+
 class RemoteException(MpiframeError):
     """Stands in for a remote exception that could not be carried over; says its type and text."""
 

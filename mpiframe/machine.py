@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import socket
+
+_SIOCGIFADDR = 0x8915  # Linux's number; elsewhere the call fails, and the host's name has to do
 
 
 def usable_cores() -> int:
@@ -54,13 +57,24 @@ def host_key() -> str:
 
 
 def addresses() -> list[str]:
-    """IPv4 addresses by which other hosts may reach this one, loopback left out."""
+    """IPv4 addresses by which other hosts may reach this one, loopback left out.
+
+    First what its name stands for; that may be nothing, or a loopback address (as on Debian), so those of
+    its interfaces follow.
+    """
     found: list[str] = []
     try:
         for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET, socket.SOCK_STREAM):
             found.append(str(info[4][0]))
     except OSError:
-        pass  # a host name that does not resolve: the routed address below still stands
+        pass  # a host name that does not resolve
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, interface in socket.if_nameindex():
+            name = interface.encode()[:15].ljust(40, b"\0")
+            try:
+                found.append(socket.inet_ntoa(fcntl.ioctl(probe, _SIOCGIFADDR, name)[20:24]))
+            except OSError:
+                continue  # it has none
     return [a for a in dict.fromkeys(found) if not a.startswith("127.")]
 
 
@@ -72,6 +86,16 @@ def address_towards(peer: str) -> str | None:
         except OSError:
             return None
         return str(probe.getsockname()[0])
+
+
+def mapped_segments(prefix: str) -> list[str]:
+    """The paths in /dev/shm that this process has mapped, of names that begin with `prefix`."""
+    try:
+        lines = _read("/proc/self/maps").splitlines()
+    except OSError:
+        return []
+    paths = {line.split(None, 5)[5] for line in lines if f"/dev/shm/{prefix}" in line}
+    return sorted(path for path in paths if not path.endswith(" (deleted)"))
 
 
 def process_usage() -> tuple[float, int]:

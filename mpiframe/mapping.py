@@ -57,6 +57,10 @@ class Items:
         self.index += len(chunk)
         return chunk
 
+    def at_hand(self) -> int:
+        """How many of the next ones, at most, have values already; they may be taken in one chunk."""
+        return 0
+
     def left(self) -> int | None:
         """How many are left, None if nobody knows."""
         return None if self._whole is None else len(self._whole) - self.index
@@ -101,7 +105,10 @@ class MapRun:
         self._fill()
 
     def results(self) -> Iterator[Any]:
-        """Yield the values; what is still queued when the caller stops early is cancelled."""
+        """Yield the values; what is still queued when the caller stops early is cancelled.
+
+        After Ctrl-C what runs is interrupted, too.
+        """
         try:
             while self._more():
                 future = self._first() if self._ordered else self._next_finished()
@@ -116,12 +123,20 @@ class MapRun:
                 with self._count:
                     self._held -= waiting
                 self._fill()
+        except KeyboardInterrupt:
+            for future in self._end():
+                if isinstance(future, CommandFuture):
+                    future.call_off()
+            raise
         finally:
-            self._exhausted = True
-            with self._count:
-                left = list(self._under_way)
-            for future in left:
+            for future in self._end():
                 future.cancel()
+
+    def _end(self) -> list[concurrent.futures.Future[Any]]:
+        """Start nothing more; what is under way."""
+        self._exhausted = True
+        with self._count:
+            return list(self._under_way)
 
     def _first(self) -> concurrent.futures.Future[Any]:
         with self._count:
@@ -177,6 +192,9 @@ class MapRun:
         return self._size is not None or self._running < _AHEAD * self._servers
 
     def _chunk_size(self) -> int:
+        at_hand = self._items.at_hand()
+        if at_hand:  # in good pieces, of which a window takes several
+            return at_hand if self._limit is None else max(min(at_hand, self._limit // 4), 1)
         size = self._next_size
         if self._size is None:
             left = self._items.left()

@@ -48,6 +48,7 @@ class Down(enum.IntEnum):
     SESSION = 1  # the client's options, once, before the first command
     FORGET = 2  # drop every cached function
     GATE = 4  # the members of a collective command have all come, or one never will
+    LIMIT = 5  # how many seconds a command may run that is about to come; then its process ends
     STOP = 3  # end the session: stop plugins, then wait for the client's process to end
 
 
@@ -157,9 +158,12 @@ class Response:
 class ServerInfo:
     """One row of `Client.servers`.
 
-    `state` is idle, busy, lost, or starting (it is being replaced); `queued` counts commands that wait for
-    this server alone; `running` is the id of the request it works on; `cpu` is CPU seconds used so far,
-    `rss` resident bytes (both None where the server could not be asked).
+    `state` is idle, busy, unresponsive, lost, starting or closed. Starting is one that replaces a server
+    that is gone. Unresponsive is a server that has left a ping unanswered for `Config.patience` seconds:
+    its process is stopped or swapped out, its host cannot be reached, or C code holds the interpreter's
+    lock, which may be honest work. It is left alone, and its answers count when they come. `queued`
+    counts commands that wait for this server alone; `running` is the id of the request it works on;
+    `cpu` is CPU seconds used so far, `rss` resident bytes (both None where the server did not answer).
     """
 
     rank: int

@@ -1,8 +1,9 @@
 """The dispatcher: which request goes to which server, and when. A state machine without I/O.
 
 Events go in (`joined`, `pushed`, `answered`, `deferred`, `recalled`, `lost`, `paused`, `resumed`,
-`cancelled`, `time_passed`), and instructions come out (`Send`, `End`, `Interrupt`); the client carries them
-out. There is no clock, no thread and no MPI here, so every rule of scheduling is tested by plain calls.
+`cancelled`, `called_off`, `time_passed`), and instructions come out (`Send`, `End`, `Interrupt`, `Cancel`,
+`Overdue`); the client carries them out. There is no clock, no thread and no MPI here, so every rule of
+scheduling is tested by plain calls.
 
 The rules:
 
@@ -63,7 +64,24 @@ class Interrupt:
     id: int
 
 
-Instruction = Send | End | Interrupt
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Do not begin this request's command, or raise KeyboardInterrupt in it if it runs."""
+
+    rank: int
+    id: int
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """This request's command goes on, long after its time-out has interrupted it: its server is to end."""
+
+    rank: int
+    request: Request
+
+
+Instruction = Send | End | Interrupt | Cancel | Overdue
 
 
 class Pace:
@@ -107,7 +125,7 @@ class _Server:
 class Dispatcher:
     """Feed it events; do what the instructions say. See the module's text for the rules."""
 
-    def __init__(self) -> None:
+    def __init__(self, kill_grace: float = 30.0) -> None:
         self.pace = Pace()
         self.highest_first = False  # of the idle servers the highest rank, instead of the warmest
         self._servers: dict[int, _Server] = {}
@@ -117,6 +135,9 @@ class Dispatcher:
         self._shared: deque[Request] = deque()
         self._deadlines: list[tuple[float, int]] = []
         self._timed: dict[int, Request] = {}
+        self.retried = 0  # how often a request was started again, because its server was lost
+        self._kill_grace = kill_grace
+        self._overdue: deque[tuple[float, Request]] = deque()  # timed out while they ran; when to say so
         self._story: deque[tuple[int, str, int | None]] = deque(maxlen=4096)
 
     # -- events ---------------------------------------------------------------------------------
@@ -146,6 +167,9 @@ class Dispatcher:
                 if self.is_soon(request.key) and self._fits(self._warm, request):  # type: ignore[arg-type]
                     self._shared.append(request)  # and goes with others when it has answered
                     return []
+                if self._shared:  # those that waited so far come first
+                    self._shared.append(request)
+                    return self.spread()
                 if self.highest_first:
                     rank = max(self._idle)
                     del self._idle[rank]
@@ -227,6 +251,7 @@ class Dispatcher:
                 continue
             if request.retries > 0 and (request.target in self._servers if request.target else self._servers):
                 request.retries -= 1
+                self.retried += 1
                 request.status, request.server = Status.QUEUED, None
                 again.append(request)
                 self._story.append((request.id, "retried", rank))
@@ -303,6 +328,13 @@ class Dispatcher:
         self._forget_queued(request)
         return [self._end(request, Status.CANCELLED, None)]
 
+    def called_off(self, request: Request) -> list[Instruction]:
+        """The user cancels a request, whether a server has it already or not."""
+        if request.ended or request.server is None or request.status is Status.QUEUED:
+            return self.cancelled(request)
+        cancel = Cancel(request.server, request.id, request.serial)
+        return [cancel, self._end(request, Status.CANCELLED, request.server)]
+
     def time_passed(self, now: float) -> list[Instruction]:
         """End the requests whose deadline has passed; `now` is the clock of `Request.deadline`."""
         instructions: list[Instruction] = []
@@ -315,7 +347,12 @@ class Dispatcher:
                 self._forget_queued(request)
             elif request.server is not None:
                 instructions.append(Interrupt(request.server, id))
+                self._overdue.append((now + self._kill_grace, request))
             instructions.append(self._end(request, Status.TIMEOUT, request.server))
+        while (when := self._next_overdue()) is not None and when <= now:
+            request = self._overdue.popleft()[1]
+            assert request.server is not None
+            instructions.append(Overdue(request.server, request))
         return instructions
 
     # -- questions ------------------------------------------------------------------------------
@@ -324,7 +361,20 @@ class Dispatcher:
         """When `time_passed` has something to do, or None."""
         while self._deadlines and self._deadlines[0][1] not in self._timed:
             heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        overdue = self._next_overdue() if self._overdue else None
+        if not self._deadlines:
+            return overdue
+        return self._deadlines[0][0] if overdue is None else min(self._deadlines[0][0], overdue)
+
+    def _next_overdue(self) -> float | None:
+        """When the first of those falls due whose commands go on."""
+        while self._overdue:
+            when, request = self._overdue[0]
+            server = self._servers.get(request.server) if request.server is not None else None
+            if server is not None and server.sent.get(request.id) is request:
+                return when
+            self._overdue.popleft()
+        return None
 
     def idle(self, target: int | None) -> int | None:
         """The server that would get a request for this target at once, or None."""

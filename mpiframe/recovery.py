@@ -121,7 +121,7 @@ class Recovery:
             self._ending.update(alive)
             loop.recovering.update(alive)
             for rank in alive:
-                loop.release(rank)
+                loop.release(rank, "It was restarted")
         loop._deliver()
         try:
             self._end(alive)
@@ -136,15 +136,15 @@ class Recovery:
             if rank in self._problems:
                 raise self._problems[rank]
 
-    def give_up(self, rank: int) -> None:
+    def give_up(self, rank: int, why: str) -> None:
         """A server is stuck for good: what it holds is lost; it is ended where the world outlives that."""
         loop = self._loop
         if not self._world.resilient:
-            loop.give_up(rank)
+            loop.give_up(rank, why)
             return
         with loop.lock:
             loop.losses.lost(rank)
-            loop.release(rank) if self._always else loop.give_up(rank)
+            loop.release(rank, why) if self._always else loop.give_up(rank, why)
         loop._deliver()
         self._kill(rank)
 
@@ -210,7 +210,7 @@ class Recovery:
                 if problem is None and not loop.closing:
                     self._begin(rank)  # it has died in this very moment
                 else:
-                    loop.give_up(rank)
+                    loop.give_up(rank, "It could not be replaced")
                     words = f"mpiframe: server {rank} is given up: it could not be replaced"
                     if problem is not None:
                         print(f"{words}, {problem}", file=sys.stderr, flush=True)

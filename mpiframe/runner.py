@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
 import socket
@@ -12,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpiframe import launcher
+from mpiframe import launcher, machine
 from mpiframe.errors import MpiframeError
+from mpiframe.launcher.environment import NEWS, SEGMENTS
 
 _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
@@ -43,6 +45,8 @@ def run(argv: list[str], before_end: Callable[[], None] = lambda: None) -> int:
 
 def _tell_launcher() -> None:
     """Let `mpiframe run` know which process is the client, so that Ctrl-C reaches it alone."""
+    segments = [path for name in SEGMENTS for path in machine.mapped_segments(name)]
+    _write("segments", "\n".join(segments))
     _write("client", f"{socket.gethostname()} {os.getpid()}\n")
 
 
@@ -55,6 +59,10 @@ def _write(name: str, text: str) -> None:
     with open(path + ".new", "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(path + ".new", path)
+    with contextlib.suppress(OSError):  # nobody listens
+        news = os.open(os.path.join(folder, NEWS), os.O_WRONLY | os.O_NONBLOCK)
+        os.write(news, b"!")
+        os.close(news)
 
 
 def run_alone(argv: list[str]) -> int:

@@ -17,6 +17,7 @@ import faulthandler
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ from mpiframe.codec import pack, unpack
 from mpiframe.control import Control
 from mpiframe.errors import GroupBroken
 from mpiframe.execution import Executor
+from mpiframe.fuse import Fuse
 from mpiframe.log_forwarder import LogForwarder
 from mpiframe.messages import Buffers, Down, Up
 from mpiframe.namespace import EXPECTED, LIVE, Namespace, restore_builtins
@@ -79,6 +81,9 @@ class Server:
         self.may_finalize = True  # no rank is dead, so MPI's Finalize will not wait for ever
         self._running = 0
         self._serial = 0  # of the last command that was begun
+        self._limits: dict[int, float] = {}  # request -> seconds it may run
+        self._fuse = Fuse()
+        self._terminated = False  # by SIGTERM
         self._recalled: set[int] = set()  # the serials of commands that are not to be run
         self._interrupt = 0
         self._early = 0  # a request that was to be interrupted before it ran
@@ -188,14 +193,26 @@ class Server:
                 os._exit(1)
         _current = None
         self._capture.remove()
-        if self._orphaned:
-            os._exit(1)  # MPI's Finalize waits for all ranks, and one of them is gone
+        if self._orphaned or self._terminated:
+            self._leave_an_orphan()
         if self._control is not None:
             self._control.wait_for_the_end()
+
+    def _leave_an_orphan(self) -> NoReturn:
+        """End this process without MPI's Finalize, which waits for all ranks, and one of them is gone."""
+        if self._orphaned or (self._control is not None and self._control.client_gone):
+            # A launcher that sees one rank end kills the others, whose plugins may not be done yet.
+            threading.Event().wait(self.world.config.grace)
+        if self._terminated:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(1)
 
     def _install(self) -> None:
         faulthandler.enable(file=os.fdopen(os.dup(2), "w"))
         signal.signal(signal.SIGINT, self._on_sigint)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._pid = os.getpid()
         self._guard_exit()
         self._capture.install()
         self._executor.namespace.install()
@@ -235,7 +252,7 @@ class Server:
                 hook()
             except BaseException:
                 logging.getLogger("mpiframe").exception("a stop hook of server %d raised", self.rank)
-        if self._orphaned:
+        if self._orphaned or self._terminated:
             return
         request, pieces = self._capture.take(1 << 62)
         with self._lock:
@@ -322,6 +339,8 @@ class Server:
             while self._queue:
                 self._execute(*self._queue.popleft())
             self._executor.forget()
+        elif kind == Down.LIMIT:
+            self._limits[message[1]] = message[2]
         elif kind == Down.SESSION:
             self._begin(*message[1:])
         elif kind == Down.STOP:
@@ -343,12 +362,15 @@ class Server:
             return
         executor, capture = self._executor, self._capture
         capture.request = id
+        limit = self._limits.pop(id, 0.0) if self._limits else 0.0
         future = None
         started = clock()
         try:
             self._running = id
             if self._abandoned or id == self._early:
                 raise KeyboardInterrupt("interrupted by the client")
+            if limit:
+                self._light_fuse(limit)
             value = executor.run(mode, body, key, pickled, payload, buffers)
             self._running = 0
             finished = clock()
@@ -359,6 +381,10 @@ class Server:
             self._running = 0
             finished = clock()
             outcome, result, out = executor.raised(error)
+            if self._terminated:
+                return  # it was not the command that failed: to the client it is lost with its server
+        if limit:
+            self._fuse.put_out()
         try:
             self._conclude(id, future, outcome, result, out, started, finished)
         except Exception:
@@ -385,14 +411,24 @@ class Server:
             self._see_off()
         elif len(answers) == 1:
             self._oldest = finished
+            if self._queue:
+                self._arm()  # the next command may take long, and must not keep this answer
         elif finished - self._oldest > _HOLD:
             self._flush()
 
     def _answer_interrupted(self, error: KeyboardInterrupt) -> None:
         """An interrupt came as its command was ending, past the place where its exceptions are caught."""
         id, self._running = self._running, 0
+        self._fuse.put_out()
         if id:
             self._conclude(id, None, *self._executor.raised(error), clock(), clock())
+
+    def _light_fuse(self, seconds: float) -> None:
+        try:
+            self._fuse.light(seconds)
+        except OSError as error:
+            words = "server %d has no timer that would end it, should its command never end: %s"
+            logging.getLogger("mpiframe").warning(words, self.rank, error)
 
     def _defer(self, id: int, future: Any, started: float, finished: float, pieces: Any) -> None:
         with self._lock:
@@ -478,6 +514,8 @@ class Server:
                 self._send_text(time.monotonic())
                 if self._answers and clock() - self._oldest > delay:
                     self._flush_locked()
+                elif self._answers:
+                    self._arm()
                 if self._transport.sending() and self._running:
                     self._transport.push_on()
                     self._arm()
@@ -513,6 +551,13 @@ class Server:
     def _nudged(self) -> None:
         os.read(self._nudge[0], 64)
 
+    def orphan(self) -> None:
+        """The client is out of reach: end the bell too, on which the main thread sleeps. From any thread."""
+        peer = self._transport.peers.get(CLIENT)
+        if peer is not None and peer.bell is not None:
+            with contextlib.suppress(OSError):  # closed already
+                peer.bell.shutdown(socket.SHUT_RDWR)
+
     def abandon(self) -> None:
         """Interrupt what runs, and what the client had sent and is yet to run."""
         self._abandoned = True
@@ -523,3 +568,16 @@ class Server:
         if self._interrupt and self._interrupt == self._running != self._meeting:
             self._interrupt = 0
             raise KeyboardInterrupt("interrupted by the client")
+
+    def _on_sigterm(self, *_: Any) -> None:
+        """A launcher or a batch system ends this process: plugins are to put their affairs in order first."""
+        if os.getpid() != self._pid:  # a child that a command has forked
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        self._terminated = self._stopping = True
+        if self._control is not None:
+            self._control.leave()
+        else:
+            self.abandon()
+        os.write(self._nudge[1], b"!")

@@ -157,7 +157,18 @@ def open_world(config: Config | None = None) -> World:
         raise WorldError(f"a rank ended while the world was being opened: {error}") from error
     except OSError as error:  # too many open files, a full /dev/shm
         raise WorldError(f"the world cannot be opened on {me.host} (rank {me.rank}): {error}") from error
+    _forget_segments()
     return _opened
+
+
+def _forget_segments() -> None:
+    """Take away the name of MPICH's shared memory, which all who need it have mapped by now.
+
+    MPICH does so at its end, which a rank that is killed never comes to: the file would stay for good.
+    """
+    for path in machine.mapped_segments("mpich_shm_"):
+        with contextlib.suppress(OSError):  # another rank of this host was quicker
+            os.unlink(path)
 
 
 def give_up(code: int) -> None:
@@ -331,20 +342,23 @@ def _ring_in(
 ) -> list[Peer]:
     """Tell these servers where to connect, and take their connections."""
     me, secret = world.members[world.rank], os.urandom(32)
-    acceptor = doorbell.Acceptor(secret, len(servers))
+    acceptor = doorbell.Acceptor(secret, servers, world.config.link_timeout)
     hosts: dict[str, list[Member]] = {}
     for member in world.members.values():
         hosts.setdefault(member.host_key, []).append(member)
     asked = {world.members[rank].host_key for rank in servers} - {me.host_key}
-    far = [a for key in asked for m in hosts[key] for a in m.addresses]
+    elsewhere = [hosts[key] for key in asked]
+    # An address that both hosts have is a bridge to containers or the like, and leads to ourselves.
+    far = [a for there in elsewhere for m in there for a in m.addresses if a not in me.addresses]
+    far = far if elsewhere else ["127.0.0.1"]
     cores = {key: _cores_of(there[0], there) for key, there in hosts.items()}
     try:
         listening: dict[str, doorbell.Address] = {}
         for rank in servers:
             member = world.members[rank]
             local = member.host_key == me.host_key
-            address = _address_for(world.config.doorbell, acceptor, listening, folder, local, far)
-            page = page_path if address and address[0] == "unix" else ""
+            address = _address_for(world.config, acceptor, listening, folder, local, far)
+            page = page_path if address[0] == "unix" else ""
             courier.send(
                 rank,
                 _WELCOME,
@@ -377,29 +391,32 @@ def _ring_in(
 
 
 def _address_for(
-    choice: str,
+    config: Config,
     acceptor: doorbell.Acceptor,
     listening: dict[str, doorbell.Address],
     folder: str,
     local: bool,
     far: list[str],
-) -> doorbell.Address | None:
-    """Where a server is to connect; `far` are the addresses of the servers on other hosts."""
-    if choice == "off":
-        return None
-    if local and choice != "tcp":
+) -> doorbell.Address:
+    """Where a server is to connect; `far` are addresses that it must be possible to reach from there."""
+    if config.doorbell == "off":
+        return ("none", "switched off")
+    if local and config.doorbell != "tcp":
         if "unix" not in listening:
             listening["unix"] = acceptor.listen_unix(os.path.join(folder, "bell"))
         return listening["unix"]
     # Listen on the one interface that leads to the servers, not on all of them.
-    for peer in far or ["127.0.0.1"]:
+    for peer in far:
         host = machine.address_towards(peer)
-        if host is None or (far and host.startswith("127.")):
+        if host is None or host.startswith("127.") != peer.startswith("127."):
             continue
         if host not in listening:
-            listening[host] = acceptor.listen_tcp(host)
+            try:
+                listening[host] = acceptor.listen_tcp(host, config.ports())
+            except OSError as error:
+                listening[host] = ("none", f"the client cannot listen on {host}: {error}")
         return listening[host]
-    return None
+    return ("none", "no address is known by which it could reach the client's host")
 
 
 def _peer(
@@ -416,8 +433,7 @@ def _peer(
             if time.monotonic() > deadline:
                 raise WorldError(f"the doorbell of server {rank} was not heard within the start time-out")
             acceptor.step(1e-2)
-        sockets = acceptor.arrived[rank]
-        peer.bell, peer.control = sockets[doorbell.BELL], sockets[doorbell.CONTROL]
+        peer.bell, peer.control = acceptor.take(rank)
         events = _events_for(world.config, world.transport, peer)
         if events:
             peer.events = doorbell.swap_events(peer.bell, events, 5.0)
@@ -448,13 +464,11 @@ def _open_server(joined: joining.Joined, me: Member, deadline: float) -> World:
     transport = Transport(comm, me.rank, joined.size, config.large, spin, cores, reuse=config.reuse)
     transport.resilient = bool(joining.resilient())
     try:
-        if address is None:
-            reason = (
-                "switched off" if config.doorbell == "off" else "no address of the client's host is known"
-            )
+        if address[0] == "none":
+            reason = address[1]
             raise ConnectionError(reason)
-        left = max(deadline - time.monotonic(), 1.0)
-        peer.bell, peer.control = doorbell.connect(tuple(address), secret, me.rank, min(left, 10.0))
+        left = min(max(deadline - time.monotonic(), 1.0), config.connect_timeout)
+        peer.bell, peer.control = doorbell.connect(tuple(address), secret, me.rank, left, config.link_timeout)
         how = address[0]
         if page_path:
             with open(page_path, "r+b") as file:

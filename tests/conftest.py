@@ -87,7 +87,7 @@ class RunningWorld:
         (folder / "tmp").mkdir(exist_ok=True)
         # Files, not pipes: a process that is left behind must not keep us reading.
         with open(folder / "stdout", "wb") as out, open(folder / "stderr", "wb") as err:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 argv,
                 cwd=folder,
                 env=env | {MARK: str(folder), "TMPDIR": str(folder / "tmp")},
@@ -100,7 +100,7 @@ class RunningWorld:
     def wait(self, seconds: float = SECONDS) -> Ended:
         """The end of the world; WorldTimeout if it does not come. Nothing may be left then."""
         try:
-            self._process.wait(seconds)
+            self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
             raise WorldTimeout(f"not ended after {seconds} s:\n{self.said()}") from None
@@ -109,15 +109,19 @@ class RunningWorld:
         self._suspects = _rooms() - self._rooms
         try:
             _await(lambda: not self.left(), _LEAVE_SECONDS)
-            assert self.left() == [], f"left behind by:\n{self.said()}"
+            assert self.left() == [], f"left behind: {self.left()} by:\n{self.said()}"
         finally:
             self.kill()
-        return Ended(self._process.returncode, self._text("stdout"), self._text("stderr"), took)
+        return Ended(self.process.returncode, self._text("stdout"), self._text("stderr"), took)
+
+    def ended(self) -> bool:
+        """Whether its launcher has; `wait` tells how."""
+        return self._process.poll() is not None
 
     def await_file(self, name: str, seconds: float = SECONDS) -> Path:
         """Wait for a file that the script makes in its folder."""
         path = self.folder / name
-        _await(lambda: path.exists() or self._process.poll() is not None, seconds)
+        _await(lambda: path.exists() or self.process.poll() is not None, seconds)
         if not path.exists():
             self.kill()
             raise WorldTimeout(f"{name} was not made:\n{self.said()}")
@@ -160,9 +164,14 @@ class RunningWorld:
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if self._process.poll() is None:
+            if self.process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(0.1)
+                    self.process.wait(0.1)
+
+    def crash(self) -> None:
+        """`kill -9` of all, as a power cut: nobody is left to tidy up."""
+        self.kill()
+        self._process.wait(SECONDS)
 
     def said(self) -> str:
         """What was printed so far."""

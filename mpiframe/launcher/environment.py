@@ -22,6 +22,11 @@ CALLER_ENV = "MPIFRAME_CALLER_ENV"
 TERMINAL = "MPIFRAME_TERMINAL"
 RUN_DIR = "MPIFRAME_RUN_DIR"
 """The private directory of one run, in which rank 0 writes `host pid` to the file `client`."""
+NEWS = "news"
+"""A pipe in it, on which the launcher hears that a file was written there."""
+
+SEGMENTS = ("sm_segment.", "vader_segment.")
+"""How Open MPI's shared memory is called in /dev/shm: HOST.USER.RUN-AND-JOB.RANK follows."""
 
 JOIN = "MPIFRAME_JOIN"
 """How this process comes into a world whose ranks were launched one by one, as JSON; see `joining`."""

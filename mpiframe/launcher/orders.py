@@ -3,7 +3,7 @@
     orders  client -> launcher   {"start": [...]}   start servers, each with the ticket by which it joins
                                  {"end": rank}      end this server's launcher
                                  {"over": status}   the world has ended; end whatever is left of it
-    news    launcher -> client   {"ended": rank, "serial": ..., "status": ...}   a server's launcher has ended
+    replies launcher -> client   {"ended": rank, "serial": ..., "status": ...}   a server's launcher has ended
             server -> client     {"ready": rank, "serial": ...}   it is about to connect
 
 One JSON object a line. The directory is this user's alone (mode 0700), and so are the pipes. When the client
@@ -22,7 +22,7 @@ from typing import Any
 
 from mpiframe.launcher.environment import RUN_DIR
 
-_ORDERS, _NEWS = "orders", "news"
+_ORDERS, _NEWS = "orders", "replies"
 
 
 class _Lines:

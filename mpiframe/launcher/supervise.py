@@ -7,100 +7,60 @@ The life of one run:
 3. This process sleeps until a signal arrives; the end of a child is one (SIGCHLD).
 4. The first SIGINT goes to the client alone, whose script sees one KeyboardInterrupt and may end
    its servers in good order. SIGTERM likewise.
-5. After the grace time, or at a second signal, all ends by force: SIGTERM to the launcher, which
+5. When the client's process has ended, the others have a bounded time to follow: a launcher would
+   wait for ever for its daemon on a host that cannot be reached.
+6. After the grace time, or at a second signal, all ends by force: SIGTERM to the launcher, which
    knows its ranks on other hosts; shortly after, SIGKILL to every process that is left on this
    host.
-6. The run directory is removed.
-
-A resilient world outlives its ranks, so its launchers do not say how it ended: the client does, by the pipes
-of `orders`. This process starts and ends further servers when the client asks for it (MPICH: each has a
-launcher of its own), and ends all that is left when the client has.
+7. The run directory is removed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import glob
+import math
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import IO
 
+from mpiframe.config import Config
 from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import (
     CALLER_ENV,
-    JOIN,
+    NEWS,
     RUN_DIR,
+    SEGMENTS,
     TERMINAL,
     record_caller,
     scrub_environment,
 )
-from mpiframe.launcher.orders import Desk
 from mpiframe.launcher.planning import LaunchPlan
-from mpiframe.launcher.processes import adopting_orphans, descendants, end_with_parent, reap, send
+from mpiframe.launcher.processes import descendants, end_with_parent, reap, send
 
 GRACE_SECONDS = 2.2
 """How long a job may take to end by itself after Ctrl-C; with force it is gone within 3 s then."""
 
-_TERM_SECONDS = 0.4  # for the launcher to end its ranks after SIGTERM, before SIGKILL
+TERM_SECONDS = 0.4  # for the launcher to end its ranks after SIGTERM, before SIGKILL
 _SETTLE_SECONDS = 0.5  # for a launcher's helpers to leave after the launcher ended by itself
 _LEAVE_SECONDS = 2.0  # for servers and launchers to leave when the client has
 _KILL_SECONDS = 2.0  # for the kernel to take away what was killed
+_FOLLOW_SECONDS = 2.0  # for the launcher to end after the last rank
 _SAME_PRESS_SECONDS = 0.1  # `timeout` and some shells deliver one Ctrl-C twice
 
 TIMED_OUT = 124
 """The exit status of a run that took longer than its time-out, as the command `timeout` has it."""
 
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run(
-    plan: LaunchPlan,
-    *,
-    grace: float = GRACE_SECONDS,
-    timeout: float | None = None,
-    output: IO[bytes] | None = None,
-) -> int:
-    """Start the world of `plan`, wait for its end, and return the exit status.
-
-    The status is mpiexec's; 130 after a Ctrl-C and 143 after SIGTERM unless the job still ended
-    well; 124 if `timeout` seconds passed; 128 plus the signal's number if mpiexec itself was
-    killed. Whatever happens, no process of the world is left on this host on return. Call it from
-    the main thread, because it handles signals.
-
-    Parameters
-    ----------
-    grace: seconds the job may take to end by itself after a signal.
-    timeout: seconds after which it is ended by force; None for no limit.
-    output: a file for standard output and error of all ranks; None leaves them the caller's.
-
-    Raises WorldError if mpiexec cannot be started.
-    """
-    # Mode 0700: only this user can write there. In memory where that can be had: ranks map a page of it.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-    directory = Path(tempfile.mkdtemp(prefix="mpiframe-", dir=memory))
-    try:
-        with adopting_orphans(), _signals_as_bytes() as inbox:
-            kind = _ResilientWorld if plan.resilient else _World
-            world = kind(plan, directory, inbox, output)
-            try:
-                return world.wait(grace, timeout)
-            finally:
-                world.clear()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-class _World:
+class World:
     """One running `mpiexec` and all that is below it."""
 
     def __init__(
@@ -108,7 +68,15 @@ class _World:
     ) -> None:
         self._inbox = inbox
         self._client_file = directory / "client"
+        self._segments_file = directory / "segments"
         self._status_file = directory / "status"  # written by the client when it has ended its world
+        # The client writes a byte here when it has written a file, so that nobody has to look for it.
+        os.mkfifo(directory / NEWS, 0o600)
+        self._news = os.open(directory / NEWS, os.O_RDWR | os.O_NONBLOCK)
+        self._client: int | None = None  # can be read when the client's process has ended
+        self._followers_limit: float | None = None
+        config = Config.from_environment()
+        self._follow = config.grace + config.stop_timeout + _FOLLOW_SECONDS
         self._strangers = descendants(os.getpid())  # children of a program that calls `run`: not ours to end
         self._forced = False
         env = scrub_environment(os.environ, purpose="step")
@@ -141,10 +109,18 @@ class _World:
         first, first_at, asked_client = 0, 0.0, False
         while self._mpiexec.poll() is None and not self._over():
             arrived = self._next_signal(limit)
+            if arrived is None and self._is_left_behind() and not first:
+                print(
+                    "mpiframe run: the client has ended, but mpiexec has not, as if it waited for a host "
+                    "that cannot be reached; it was ended by force",
+                    file=sys.stderr,
+                )
+                self._end_by_force()
+                return self._own_status() if self._status_file.exists() else 1
             if arrived is None:  # the time is over
                 self._end_by_force()
                 return TIMED_OUT if not first else 128 + first
-            if arrived not in _FORWARDED:  # a child has ended: mpiexec, or an orphan that was adopted
+            if arrived not in FORWARDED:  # a child has ended: mpiexec, or an orphan that was adopted
                 self._reap()
                 continue
             if not first:
@@ -196,8 +172,23 @@ class _World:
         limit = time.monotonic() + _KILL_SECONDS
         while (left := self._alive()) and time.monotonic() < limit:
             send(left, signal.SIGKILL)
-            self._wait_until_gone(_TERM_SECONDS)
+            self._wait_until_gone(TERM_SECONDS)
         self._mpiexec.poll()
+        self._forget_segments()
+        os.close(self._news)
+        if self._client is not None:
+            os.close(self._client)
+
+    def _forget_segments(self) -> None:
+        """Remove the shared memory that ranks which were killed have left; Open MPI does not."""
+        with contextlib.suppress(OSError):
+            for path in self._segments_file.read_text(encoding="utf-8").splitlines():
+                if path.startswith(tuple(f"/dev/shm/{name}" for name in SEGMENTS)):
+                    name, job, _ = path.rsplit(".", 2)
+                    # Its last four digits number the jobs of one run: there may be spawned ones.
+                    jobs = f"{job[:-4]}????" if len(job) > 4 else job
+                    for left in glob.glob(f"{glob.escape(name)}.{jobs}.*"):
+                        os.unlink(left)
 
     def _pass_on(self, number: int) -> bool:
         """Send a signal to the client (True), or to mpiexec if that cannot be reached (False)."""
@@ -218,9 +209,10 @@ class _World:
 
     def _end_by_force(self) -> None:
         self._forced = True
+        self._followers_limit = math.inf
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._mpiexec.pid, signal.SIGTERM)
-        self._wait_until_gone(_TERM_SECONDS)
+        self._wait_until_gone(TERM_SECONDS)
 
     def _alive(self) -> set[int]:
         return descendants(os.getpid(), without=self._strangers)
@@ -241,18 +233,6 @@ class _World:
             if not self._alive() or self._next_signal(limit) is None:
                 return
 
-    def _next_signal(self, limit: float | None) -> int | None:
-        """The next signal to arrive, waiting until `limit` (monotonic time); None if none did."""
-        seconds = None if limit is None else max(0.0, limit - time.monotonic())
-        inbox = self._inbox.fileno()
-        readable, _, _ = select.select([inbox, *self._watched()], [], [], seconds)
-        if inbox in readable:
-            return self._inbox.recv(1)[0]
-        if readable:
-            self._heed()
-            return signal.SIGCHLD  # something has happened, too, that is no signal to pass on
-        return None
-
     def _watched(self) -> list[int]:
         """Descriptors to look at beside the signals."""
         return []
@@ -260,70 +240,42 @@ class _World:
     def _heed(self) -> None:
         """One of these can be read."""
 
+    def _next_signal(self, limit: float | None) -> int | None:
+        """The next signal to arrive, waiting until `limit` (monotonic time); None if none did."""
+        while True:
+            limits = [at for at in (limit, self._followers_limit) if at is not None]
+            seconds = max(0.0, min(limits) - time.monotonic()) if limits else None
+            inbox, watched = self._inbox.fileno(), self._watched()
+            sources = [inbox, self._news, *watched]
+            if self._client is not None and self._followers_limit is None:
+                sources.append(self._client)
+            readable, _, _ = select.select(sources, [], [], seconds)
+            if inbox in readable:
+                return self._inbox.recv(1)[0]
+            if self._news in readable:
+                os.read(self._news, 4096)
+                self._look_for_client()
+            elif set(readable) & set(watched):
+                self._heed()
+                return signal.SIGCHLD  # something has happened that is no signal to pass on
+            elif readable:
+                self._followers_limit = time.monotonic() + self._follow
+            else:
+                return None
 
-class _ResilientWorld(_World):
-    """A world whose client says what is to be started and when it has ended."""
+    def _look_for_client(self) -> None:
+        """Be told when the client's process ends (on a Linux that can do that)."""
+        if self._client is not None or not hasattr(os, "pidfd_open"):
+            return
+        pid = self._client_pid()
+        if pid is not None:
+            with contextlib.suppress(OSError):
+                self._client = os.pidfd_open(pid)
+        elif self._status_file.exists():  # it has ended its world, and was quicker than we
+            self._followers_limit = time.monotonic() + self._follow
 
-    def __init__(
-        self, plan: LaunchPlan, directory: Path, inbox: socket.socket, output: IO[bytes] | None
-    ) -> None:
-        self._desk = Desk(directory)
-        self._servers: dict[subprocess.Popen[bytes], dict[str, Any]] = {}  # launchers and their tickets
-        self._told_over = False
-        super().__init__(plan, directory, inbox, output)
-
-    def _over(self) -> bool:
-        return self._told_over or self._desk.client_is_gone
-
-    def _status(self) -> int:
-        if self._status_file.exists():
-            return self._own_status()
-        return self._mpiexec.returncode or 1 if self._mpiexec.poll() is not None else 1
-
-    def clear(self) -> None:
-        if not self._told_over and not self._forced:
-            self._wait_until_gone(_LEAVE_SECONDS)
-        # Open MPI's launcher would say that its ranks ended improperly: it is ended before it can see it.
-        self._end_launchers(signal.SIGTERM)
-        self._wait_until_gone(_TERM_SECONDS)
-        super().clear()
-        self._desk.close()
-
-    def _end_by_force(self) -> None:
-        self._end_launchers(signal.SIGTERM)
-        super()._end_by_force()
-
-    def _end_launchers(self, number: int) -> None:
-        launchers = [self._mpiexec, *self._servers]
-        send([launcher.pid for launcher in launchers if launcher.poll() is None], number)
-
-    def _watched(self) -> list[int]:
-        return [] if self._over() else [self._desk.fd]
-
-    def _kept(self) -> set[int]:
-        return {launcher.pid for launcher in self._servers}
-
-    def _heed(self) -> None:
-        for order in self._desk.orders():
-            for ticket in order.get("start", ()):
-                self._start(ticket)
-            if "end" in order:
-                named = [p.pid for p, ticket in self._servers.items() if ticket["rank"] == order["end"]]
-                send(named, signal.SIGTERM)
-            self._told_over |= "over" in order
-
-    def _start(self, ticket: dict[str, Any]) -> None:
-        env = self._env | {JOIN: json.dumps(ticket)}
-        argv = self._plan.server_argv(int(ticket["rank"]))
-        self._servers[self._launch(argv, env, subprocess.DEVNULL)] = ticket
-
-    def _reap(self) -> None:
-        super()._reap()
-        for launcher in list(self._servers):
-            status = launcher.poll()
-            if status is not None:
-                ticket = self._servers.pop(launcher)
-                self._desk.tell({"ended": ticket["rank"], "serial": ticket["serial"], "status": status})
+    def _is_left_behind(self) -> bool:
+        return self._followers_limit is not None and self._followers_limit <= time.monotonic()
 
 
 def _standard_input() -> int | None:
@@ -332,30 +284,3 @@ def _standard_input() -> int | None:
         return subprocess.DEVNULL if sys.stdin is None or os.isatty(0) else None
     except OSError:
         return subprocess.DEVNULL
-
-
-@contextlib.contextmanager
-def _signals_as_bytes() -> Iterator[socket.socket]:
-    """Within, signals that matter here do nothing but appear, as their numbers, on the socket."""
-
-    def noticed(number: int, frame: FrameType | None) -> None:
-        """The wake-up socket has been written to already."""
-
-    numbers = [number for number in (*_FORWARDED, signal.SIGCHLD) if not _is_nohup(number)]
-    ours, kernels = socket.socketpair()
-    with ours, kernels:
-        kernels.setblocking(False)
-        before = {number: signal.signal(number, noticed) for number in numbers}
-        wakeup = signal.set_wakeup_fd(kernels.fileno(), warn_on_full_buffer=False)
-        try:
-            yield ours
-        finally:
-            signal.set_wakeup_fd(wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _is_nohup(number: int) -> bool:
-    # SIGINT is taken even if ignored: shells ignore it for what a script starts in the background,
-    # and whoever sends it there by `kill` means it.
-    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -36,6 +37,21 @@ def test_the_clock(launcher) -> None:
     assert "['ring', 'ring']" in launcher.run(example, 3).expect(0).stdout
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(tests/[\w/.]+|launch/\w+)`", TEXT))))
-def test_what_it_names_is_there(path: str) -> None:
+NAMED = sorted(set(re.findall(r"`(tests/[\w/.]+(?:::\w+)?|launch/\w+)`", TEXT)))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_it_names_is_there(name: str) -> None:
+    path, _, test = name.partition("::")
     assert (ROOT / path).exists()
+    if test:
+        defined = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+        assert test in [node.name for node in defined if isinstance(node, ast.FunctionDef)]
+
+
+def test_each_promise_names_a_test() -> None:
+    _, _, table = TEXT.partition("## Promises")
+    rows = re.findall(r"^\| (\d+) \|.*$", table.partition("\n## ")[0], re.MULTILINE)
+    assert rows == [str(number) for number in range(1, 11)]
+    for row in re.findall(r"^\| \d+ \|.*$", table, re.MULTILINE):
+        assert re.search(r"`tests/[\w/.]+", row), row

@@ -158,16 +158,31 @@ def test_output_is_told_apart() -> None:
         (Status.TIMEOUT, None, errors.CommandTimeout, "still queued when its time-out passed"),
         (Status.TIMEOUT, 2, errors.CommandTimeout, "did not end on server 2 on node7"),
         (Status.LOST, None, errors.ServerLost, "no server is left"),
-        (Status.LOST, 2, errors.ServerLost, "server 2 on node7 ended before it answered"),
+        (Status.LOST, 2, errors.ServerLost, "server 2 on node7 ended before it answered. Its last words"),
+        (Status.CANCELLED, 2, errors.CommandCancelled, "had begun on server 2 on node7, it was interrupted"),
     ],
 )
 def test_requests_that_end_without_an_answer(
     status: Status, server: int | None, kind: type[Exception], says: str
 ) -> None:
     asked = request("x = 1")
+    asked.sent_at = 5.0
     error = answers.lost_error(asked, End(asked, status, server), "node7" if server else None)
     assert type(error) is kind
     assert says in str(error)
+    assert "request 7 (x = 1)" in str(error)
+
+
+def test_a_request_that_was_queued_for_a_server_that_ended_and_why() -> None:
+    asked = request("x = 1")
+    error = answers.lost_error(asked, End(asked, Status.LOST, 2), "node7", "It was ended")
+    assert str(error) == (
+        "request 7 (x = 1) cannot run: it was queued for server 2 on node7, which has ended. It was ended"
+    )
+    asked.sent_at = 5.0
+    assert "It was ended. A command that" in str(
+        answers.lost_error(asked, End(asked, Status.LOST, 2), "n", "It was ended")
+    )
     assert "request 7 (x = 1)" in str(error)
 
 

@@ -53,6 +53,23 @@ def test_a_value_that_cannot_be_read_is_told(name: str, text: str, wanted: str) 
     assert str(caught.value) == f"the environment variable {name} must be {wanted}, not {text!r}"
 
 
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [("", [0]), (" ", [0]), ("4000", [4000]), ("4000-4002", [4000, 4001, 4002]), ("65535", [65535])],
+)
+def test_ports_of_the_doorbell(text: str, ports: list[int]) -> None:
+    config = Config.from_environment({"MPIFRAME_DOORBELL_PORTS": text})
+    assert list(config.ports()) == ports
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "65536", "5-4", "many", "4000-", "-4000", "4000-4001-4002", "4000,4001"]
+)
+def test_ports_that_are_none(text: str) -> None:
+    with pytest.raises(WorldError, match="a port or a range such as 20000-20099, not '"):
+        Config.from_environment({"MPIFRAME_DOORBELL_PORTS": text})
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().grace = 3.0  # type: ignore[misc]

@@ -17,6 +17,7 @@ from mpiframe import doorbell
 from mpiframe.doorbell import BELL, CONTROL, Acceptor
 
 SECRET = b"s" * 32
+RANKS = range(1, 100)
 LIMIT = 20.0  # seconds after which a test gives up; nothing here takes a tenth of one
 
 
@@ -48,7 +49,7 @@ def background(function: Callable[[], Any]) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(params=["unix", "tcp"])
 def place(request: pytest.FixtureRequest) -> Iterator[tuple[Acceptor, doorbell.Address]]:
-    acceptor = Acceptor(SECRET)
+    acceptor = Acceptor(SECRET, RANKS)
     with doorbell.private_folder() as folder:
         if request.param == "unix":
             address = acceptor.listen_unix(os.path.join(folder, "bell"))
@@ -56,9 +57,6 @@ def place(request: pytest.FixtureRequest) -> Iterator[tuple[Acceptor, doorbell.A
             address = acceptor.listen_tcp("127.0.0.1")
         yield acceptor, address
         acceptor.close()
-        for socks in acceptor.arrived.values():
-            for sock in socks.values():
-                sock.close()
 
 
 def raw(address: doorbell.Address) -> socket.socket:
@@ -73,6 +71,10 @@ def raw(address: doorbell.Address) -> socket.socket:
             raise
         return sock
     return socket.create_connection((address[1], int(address[2])), LIMIT)
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    return doorbell._receive(sock, size, time.monotonic() + LIMIT)
 
 
 def is_sent_away(acceptor: Acceptor, sock: socket.socket) -> bool:
@@ -148,11 +150,12 @@ def test_those_who_proved_themselves_outlive_the_listener(
 ) -> None:
     acceptor, address = place
     bell, control = join(acceptor, address, 1)
+    mine, other = acceptor.take(1)
     acceptor.close()
-    with bell, control:
+    with bell, control, mine, other:
         bell.sendall(b"!")
-        acceptor.arrived[1][BELL].settimeout(LIMIT)
-        assert acceptor.arrived[1][BELL].recv(1) == b"!"
+        mine.settimeout(LIMIT)
+        assert mine.recv(1) == b"!"
     with pytest.raises(OSError):
         raw(address).close()
 
@@ -171,14 +174,14 @@ def test_a_server_with_a_wrong_secret_turns_away_itself(
     assert acceptor.arrived == {}
 
 
-@pytest.mark.parametrize("rank", [3, 2**32 - 1])
+@pytest.mark.parametrize("rank", [RANKS[0], RANKS[-1]])
 def test_who_knows_the_words_but_not_the_secret_is_sent_away(
     place: tuple[Acceptor, doorbell.Address], rank: int
 ) -> None:
     acceptor, address = place
     with raw(address) as sock:
         sock.sendall(doorbell._HELLO.pack(doorbell._MAGIC, rank, BELL, b"n" * 16))
-        with background(lambda: doorbell._receive(sock, doorbell._CHALLENGE.size)) as found:
+        with background(lambda: receive(sock, doorbell._CHALLENGE.size)) as found:
             step_until(acceptor, lambda: "ended" in found)
         _, proof = doorbell._CHALLENGE.unpack(found["value"])
         # Neither a guess nor the client's own proof, sent back, is one.
@@ -194,7 +197,7 @@ def test_a_proof_is_of_use_once_only(place: tuple[Acceptor, doorbell.Address]) -
     for attempt in range(2):
         with raw(address) as sock:
             sock.sendall(hello)
-            with background(lambda s=sock: doorbell._receive(s, 48)) as found:
+            with background(lambda s=sock: receive(s, 48)) as found:
                 step_until(acceptor, lambda f=found: "ended" in f)
             theirs = found["value"][:16]
             proofs.append(doorbell._prove(SECRET, b"server", 3, BELL, b"n" * 16 + theirs))
@@ -260,7 +263,7 @@ def test_one_that_speaks_slowly_is_heard_out(place: tuple[Acceptor, doorbell.Add
         for byte in doorbell._HELLO.pack(doorbell._MAGIC, 5, CONTROL, nonce):
             sock.sendall(bytes([byte]))
             acceptor.step(0.01)
-        with background(lambda: doorbell._receive(sock, 48)) as found:
+        with background(lambda: receive(sock, 48)) as found:
             step_until(acceptor, lambda: "ended" in found)
         theirs, proof = doorbell._CHALLENGE.unpack(found["value"])
         assert proof == doorbell._prove(SECRET, b"client", 5, CONTROL, nonce + theirs)
@@ -276,7 +279,7 @@ def test_those_who_have_yet_to_prove_themselves_are_bounded(
     place: tuple[Acceptor, doorbell.Address], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acceptor, address = place
-    monkeypatch.setattr(doorbell, "_HALF_OPEN", 4)
+    monkeypatch.setattr(doorbell, "_HALF_OPEN", 4 - 2 * len(RANKS))
     crowd: list[socket.socket] = []
     try:
         for number in range(12):
@@ -296,19 +299,53 @@ def test_those_who_have_yet_to_prove_themselves_are_bounded(
 # -- the server's end -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [b"", b"\0" * 48, b"HTTP/1.1 400 Bad Request\r\n\r\n" * 4])
+@pytest.mark.parametrize("words", [b"\0" * 48, b"HTTP/1.1 400 Bad Request\r\n\r\n" * 4])
 def test_a_listener_that_cannot_prove_itself_is_refused(words: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = ("tcp", "127.0.0.1", str(listener.getsockname()[1]))
         with background(lambda: doorbell.connect(address, SECRET, 1, LIMIT)) as found:
             sock, _ = listener.accept()
             with sock:
-                doorbell._receive(sock, doorbell._HELLO.size)
+                receive(sock, doorbell._HELLO.size)
                 sock.sendall(words)
                 with suppress(OSError):  # the other end may have seen enough, and closed
                     sock.shutdown(socket.SHUT_WR)
                     assert sock.recv(100) == b""  # no proof is given to a stranger
     assert isinstance(found["error"], ConnectionError)
+
+
+def test_a_listener_that_sends_everyone_away_is_asked_again_but_not_for_ever() -> None:
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LIMIT)
+        address = ("tcp", "127.0.0.1", str(listener.getsockname()[1]))
+        with background(lambda: doorbell.connect(address, SECRET, 1, LIMIT)) as found:
+            for _ in range(doorbell._ATTEMPTS):
+                sock, _ = listener.accept()
+                with sock:
+                    asked.append(receive(sock, doorbell._HELLO.size))
+    assert isinstance(found["error"], ConnectionResetError)
+    assert len(set(asked)) == doorbell._ATTEMPTS  # no nonce is used twice
+
+
+def test_a_listener_that_trickles_does_not_hold_a_server_longer_than_one_that_is_silent() -> None:
+    over = threading.Event()
+
+    def trickle(sock: socket.socket) -> None:
+        with suppress(OSError):
+            while not over.wait(0.05):
+                sock.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = ("tcp", "127.0.0.1", str(listener.getsockname()[1]))
+        with background(lambda: doorbell.connect(address, SECRET, 1, 0.5)) as found:
+            sock, _ = listener.accept()
+            with sock, background(lambda: trickle(sock)):
+                step = time.monotonic() + LIMIT
+                while "ended" not in found and time.monotonic() < step:
+                    over.wait(0.01)
+                over.set()
+    assert isinstance(found["error"], TimeoutError)
 
 
 def test_a_listener_that_says_nothing_is_given_up() -> None:
@@ -365,7 +402,7 @@ def test_events_that_do_not_come_are_an_error(words: bytes) -> None:
 def test_the_folder_is_private_and_goes_away() -> None:
     with doorbell.private_folder() as folder:
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
-        acceptor = Acceptor(SECRET)
+        acceptor = Acceptor(SECRET, RANKS)
         path = os.path.join(folder, "bell")
         acceptor.listen_unix(path)
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
@@ -374,7 +411,7 @@ def test_the_folder_is_private_and_goes_away() -> None:
 
 
 def test_tcp_listens_on_one_interface_only() -> None:
-    acceptor = Acceptor(SECRET)
+    acceptor = Acceptor(SECRET, RANKS)
     kind, host, port = acceptor.listen_tcp("127.0.0.1")
     (listener,) = acceptor._listeners
     assert listener.getsockname() == ("127.0.0.1", int(port))
@@ -394,3 +431,12 @@ def test_records_have_a_fixed_size_and_kinds_differ() -> None:
     record = doorbell.RECORD.pack(doorbell.PONG, 2**40, 1.5, 2**41)
     assert len(record) == doorbell.RECORD.size
     assert doorbell.RECORD.unpack(record) == (doorbell.PONG, 2**40, 1.5, 2**41)
+
+
+def test_the_process_at_the_other_end() -> None:
+    """Only where the kernel vouches for it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    with ours, theirs:
+        assert doorbell.pid_behind(ours) == os.getpid()
+    with socket.socket(socket.AF_INET) as far:
+        assert doorbell.pid_behind(far) == 0

@@ -24,10 +24,12 @@ TREE = {
     "TargetError": (MpiframeError, ValueError),
     "RequestError": (MpiframeError, LookupError),
     "ServerLost": (MpiframeError,),
+    "JournalError": (MpiframeError,),
     "CommandTimeout": (MpiframeError, TimeoutError, concurrent.futures.TimeoutError),
     "CommandCancelled": (MpiframeError, concurrent.futures.CancelledError),
     "SerializationError": (MpiframeError, TypeError),
     "WorldError": (MpiframeError, RuntimeError),
+    "JournalError": (MpiframeError,),
     "RemoteException": (MpiframeError,),
     "GroupBroken": (MpiframeError,),
 }

@@ -339,7 +339,13 @@ def test_mpich_outlives_a_dead_rank_where_each_has_a_launcher(
 
 @pytest.mark.parametrize(
     ("vendor", "version"),
-    [("Open MPI", "4.1.4"), ("Intel MPI", "2021.18"), ("MPICH", "4.0.2"), ("MVAPICH", "4.0"), ("unknown", "")],
+    [
+        ("Open MPI", "4.1.4"),
+        ("Intel MPI", "2021.18"),
+        ("MPICH", "4.0.2"),
+        ("MVAPICH", "4.0"),
+        ("unknown", ""),
+    ],
 )
 def test_where_no_world_outlives_a_dead_rank_the_error_says_what_to_use(vendor: str, version: str) -> None:
     how, why_not = launcher.resilience(_library(vendor, version))
@@ -538,6 +544,36 @@ def test_a_launcher_that_is_killed_leaves_no_rank(tmp_path: Path) -> None:
     assert run.end() == 137
 
 
+# A launcher that does not notice that its client has ended, as if it waited for its daemon on another host.
+DEAF_MPIEXEC = """
+import os, signal, subprocess, sys, time
+if len(sys.argv) == 2:
+    from mpiframe import runner
+    runner._tell_launcher()
+    if sys.argv[1] != "none":
+        runner._write("status", sys.argv[1])
+    else:
+        time.sleep(1)  # as short a life as that of a client that can be watched
+    os._exit(0)
+subprocess.Popen([sys.executable, __file__, os.environ["CLIENT_STATUS"]])
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system or Python cannot watch a process")
+@pytest.mark.parametrize(("said", "status"), [("0", 0), ("5", 5), ("none", 1)])
+def test_a_launcher_that_outlives_the_client_is_ended(tmp_path: Path, said: str, status: int) -> None:
+    program = tmp_path / "deaf_mpiexec.py"
+    program.write_text(DEAF_MPIEXEC)
+    quick = {"MPIFRAME_GRACE": "0.1", "MPIFRAME_STOP_TIMEOUT": "0.1", "CLIENT_STATUS": said}
+    command = [sys.executable, "-c", RUNNER, "1", "0", sys.executable, str(program)]
+    run = subprocess.run(
+        command, env=os.environ | quick, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert run.returncode == status, run.stderr
+    assert "the client has ended, but mpiexec has not" in run.stderr
+
+
 def test_children_of_the_calling_program_are_left_alone() -> None:
     program = textwrap.dedent(
         """
@@ -591,7 +627,7 @@ def status(code):
 """
     opened = """
 orders = os.open(os.path.join(folder, "orders"), os.O_WRONLY)
-news = os.open(os.path.join(folder, "news"), os.O_RDONLY)
+news = os.open(os.path.join(folder, "replies"), os.O_RDONLY)
 def order(**what):
     os.write(orders, json.dumps(what).encode() + b"\\n")
 def hear():

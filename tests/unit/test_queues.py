@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
 import pytest
@@ -11,8 +12,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mpiframe.messages import Request, Status
-from mpiframe.queues import BUDGET, SHORT, SINGLY, WAKING, WINDOW, Dispatcher, End, Interrupt, Pace, Send
+from mpiframe.queues import (
+    BUDGET,
+    SHORT,
+    SINGLY,
+    WAKING,
+    WINDOW,
+    Cancel,
+    Dispatcher,
+    End,
+    Interrupt,
+    Overdue,
+    Pace,
+    Send,
+)
 
+GRACE = 30.0  # from a time-out's interrupt to the end of the server
 FAST, SLOW, NEW = 1, 2, 3  # keys of commands: known to be short, known to be long, unknown
 
 
@@ -20,7 +35,7 @@ class Desk:
     """A dispatcher whose state is checked after each event; its answers as short tuples."""
 
     def __init__(self, servers: int = 0) -> None:
-        self.dispatcher = Dispatcher()
+        self.dispatcher = Dispatcher(GRACE)
         self.dispatcher.pace.learn(FAST, SHORT / 100)
         self.dispatcher.pace.learn(SLOW, 10.0)
         self.requests: dict[int, Request] = {}
@@ -38,9 +53,11 @@ class Desk:
                 assert said.request.status is said.status
                 assert said.request.ended
                 words.append((said.status.value, said.request.id, said.server))
+            elif isinstance(said, Overdue):
+                words.append(("overdue", said.rank, said.request.id))
             else:
-                assert isinstance(said, Interrupt)
-                words.append(("interrupt", said.rank, said.id))
+                assert isinstance(said, (Interrupt, Cancel))
+                words.append((type(said).__name__.lower(), said.rank, said.id))
         return words
 
     def join(self, rank: int) -> list[tuple[Any, ...]]:
@@ -72,6 +89,12 @@ class Desk:
 
     def cancel(self, id: int) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.cancelled(self.requests[id]))
+
+    def call_off(self, id: int) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.called_off(self.requests[id]))
+
+    def recalled(self, rank: int, id: int) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.recalled(rank, id, self.requests[id].serial))
 
     def time(self, now: float) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.time_passed(now))
@@ -252,12 +275,30 @@ def test_only_a_queued_request_can_be_cancelled(target: int | None) -> None:
     assert desk.push(None) == [("send", 1, 4)]
 
 
-def test_one_sent_ahead_cannot_be_cancelled() -> None:
+def test_one_sent_ahead_can_only_be_called_off() -> None:
     desk = Desk(1)
+    desk.push(1, FAST)
     desk.push(1, FAST)
     desk.push(1, FAST)
     assert desk.cancel(2) == []
     assert desk.status(2) is Status.SENT
+    assert desk.call_off(2) == [("cancel", 1, 2), ("cancelled", 2, 1)]
+    assert desk.call_off(2) == []
+    assert desk.recalled(1, 2) == []
+    assert desk.push(None) == []
+    assert desk.answer(1, 1, 3) == [("send", 1, 4)]
+
+
+def test_calling_off_a_queued_and_a_running_request() -> None:
+    desk = Desk(1)
+    desk.push(1)
+    desk.push(1)
+    assert desk.call_off(2) == [("cancelled", 2, None)]
+    assert desk.call_off(1) == [("cancel", 1, 1), ("cancelled", 1, 1)]
+    assert desk.push(1) == []  # the server is on it until it says that it is not
+    assert desk.answer(1, 1) == [("send", 1, 3)]
+    assert desk.answer(1, 3) == []
+    assert desk.call_off(3) == []
 
 
 # -- time -----------------------------------------------------------------------------------------
@@ -274,10 +315,42 @@ def test_deadlines_of_queued_and_running_requests() -> None:
     assert desk.time(10.0) == [("interrupt", 1, 1), ("timeout", 1, 1)]
     assert desk.dispatcher.next_deadline() == 15.0
     assert desk.time(30.0) == [("timeout", 3, None), ("timeout", 2, None)]
-    assert desk.dispatcher.next_deadline() is None
     # The server still has the interrupted one, and answers it some day: nobody hears of that twice.
+    assert desk.dispatcher.next_deadline() == 10.0 + GRACE
     assert desk.answer(1, 1) == [("send", 1, 4)]
+    assert desk.dispatcher.next_deadline() is None
     assert desk.time(99.0) == []
+
+
+def test_a_server_that_does_not_end_a_command_after_its_time_out() -> None:
+    desk = Desk(1)
+    desk.push(1, deadline=10.0)
+    desk.push(1, deadline=20.0)
+    desk.time(11.0)
+    assert desk.dispatcher.next_deadline() == 20.0
+    desk.time(20.0)
+    assert desk.dispatcher.next_deadline() == 11.0 + GRACE
+    assert desk.time(10.9 + GRACE) == []
+    assert desk.time(11.0 + GRACE) == [("overdue", 1, 1)]
+    assert desk.time(999.0) == []
+    assert desk.dispatcher.next_deadline() is None
+    assert desk.lose(1) == []
+
+
+@pytest.mark.parametrize("event", ["lost", "deferred", "recalled"])
+def test_a_command_that_is_not_with_its_server_any_more_is_not_overdue(event: str) -> None:
+    desk = Desk(1)
+    desk.push(1, deadline=10.0)
+    desk.time(10.0)
+    if event == "lost":
+        desk.lose(1)
+        desk.join(1)
+    elif event == "deferred":
+        desk.defer(1, 1)
+    else:
+        desk.recalled(1, 1)
+    assert desk.dispatcher.next_deadline() is None
+    assert desk.time(999.0) == []
 
 
 def test_an_answered_or_cancelled_request_has_no_deadline_any_more() -> None:
@@ -562,9 +635,15 @@ def test_what_is_done_soon_waits_for_a_working_server_and_travels_together() -> 
     assert desk.push(None, FAST) == []
     assert desk.push(None, FAST) == []
     assert desk.dispatcher.awaited() == 3
-    assert desk.push(None, NEW) == [("send", 2, 4)]  # of this nobody knows how long it takes
     assert desk.answer(3, 1, seconds=1e-6) == [("send", 3, 2, 3)]
     assert desk.dispatcher.awaited() is None
+
+
+def test_what_waits_for_a_working_server_is_not_overtaken() -> None:
+    desk = Desk(3)
+    for _ in range(3):
+        desk.push(None, FAST)
+    assert desk.push(None, NEW) == [("send", 2, 2, 3), ("send", 1, 4)]  # nobody knows how long this takes
 
 
 def test_no_more_waits_for_a_working_server_than_is_done_soon() -> None:
@@ -572,7 +651,7 @@ def test_no_more_waits_for_a_working_server_than_is_done_soon() -> None:
     desk.dispatcher.pace.learn(FAST, WAKING / 2)
     assert desk.push(None, FAST) == [("send", 2, 1)]
     assert desk.push(None, FAST) == []
-    assert desk.push(None, FAST) == [("send", 1, 3)]
+    assert desk.push(None, FAST) == [("send", 1, 2, 3)]
 
 
 def test_what_turns_out_to_take_long_holds_up_nothing_while_servers_are_idle() -> None:
@@ -642,7 +721,7 @@ class Histories(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dispatcher = Dispatcher()
+        self.dispatcher = Dispatcher(4.0)
         self.ids = itertools.count(1)
         self.now = 0.0
         self.requests: dict[int, Request] = {}
@@ -654,6 +733,10 @@ class Histories(RuleBasedStateMachine):
         self.sends: dict[int, int] = {}
         self.paused: set[int] = set()
         self.absent: set[int] = set()
+        self.alone: set[int] = set()
+        self.skipped: dict[int, list[tuple[int, int]]] = {}  # rank -> (id, serial) it will not run, unheard
+        self.begun: set[int] = set()  # was sent at least once
+        self.awaiting: set[int] = set()  # waited at some time for a working server, though others were idle
 
     def carry_out(self, instructions: list[Any]) -> None:
         for said in instructions:
@@ -666,7 +749,16 @@ class Histories(RuleBasedStateMachine):
                     assert request.server == said.rank
                     self.sends[request.id] += 1
                     assert self.sends[request.id] <= 1 + self.retries[request.id]
+                    if request.target is None and request.id not in self.begun:
+                        waits = [
+                            id
+                            for id in self.requests
+                            if self.is_queued(id) and (id < request.id or id in self.begun)
+                        ]
+                        assert set(waits) <= self.awaiting, f"{request.id} overtakes {waits}"
+                    self.begun.add(request.id)
                     if self.holds[said.rank]:  # sent ahead
+                        assert said.rank not in self.alone
                         expected = self.dispatcher.pace.expected(request.key)
                         assert expected is not None
                         assert expected <= SHORT
@@ -678,6 +770,9 @@ class Histories(RuleBasedStateMachine):
                 assert said.request.ended
                 assert said.status in (Status.CANCELLED, Status.LOST, Status.TIMEOUT)
                 self.ends[said.request.id].append(said.status.value)
+            elif isinstance(said, Overdue):
+                assert self.ends[said.request.id] == ["timeout"]
+                assert said.request.id in self.holds[said.rank]
             else:
                 request = self.requests[said.id]
                 assert request.server == said.rank
@@ -694,12 +789,34 @@ class Histories(RuleBasedStateMachine):
                 self.ends[id].append("done")
         self.carry_out(self.dispatcher.answered(rank, [(id, seconds) for id in ids]))
 
-    @initialize(count=st.integers(1, len(RANKS)), highest_first=st.booleans())
-    def start(self, count: int, highest_first: bool) -> None:
+    def is_queued(self, id: int) -> bool:
+        request = self.requests[id]
+        return request.target is None and request.status is Status.QUEUED
+
+    def see_who_waits(self) -> None:
+        if self.dispatcher.awaited() is not None:
+            self.awaiting |= {id for id in self.requests if self.is_queued(id)}
+
+    def runs(self, rank: int) -> list[int]:
+        """What this server has run, or will, and has not answered."""
+        skipped = {id for id, _ in self.skipped[rank]}
+        return [id for id in self.holds[rank] if id not in skipped]
+
+    def joins(self, rank: int, alone: bool) -> None:
+        self.holds[rank], self.waits[rank], self.skipped[rank] = [], [], []
+        self.absent.discard(rank)
+        self.alone.discard(rank)
+        if alone:
+            self.alone.add(rank)
+        self.carry_out(self.dispatcher.joined(rank, alone=alone))
+
+    @initialize(alone=st.lists(st.booleans(), min_size=1, max_size=len(RANKS)), highest_first=st.booleans())
+    def start(self, alone: list[bool], highest_first: bool) -> None:
         self.dispatcher.highest_first = highest_first
-        for rank in RANKS[:count]:
-            self.holds[rank], self.waits[rank] = [], []
-            self.carry_out(self.dispatcher.joined(rank))
+        self.dispatcher.pace.learn(FAST, SHORT / 100)
+        self.dispatcher.pace.learn(SLOW, 10.0)
+        for rank, lonely in zip(RANKS, alone, strict=False):
+            self.joins(rank, lonely)
 
     @rule(
         rank=st.none() | st.sampled_from(RANKS),
@@ -708,6 +825,7 @@ class Histories(RuleBasedStateMachine):
         patience=st.none() | st.floats(0, 5),
         retries=st.integers(0, 2),
         count=st.integers(1, 4),
+        by_hand=st.booleans(),
     )
     def push(
         self,
@@ -717,6 +835,7 @@ class Histories(RuleBasedStateMachine):
         patience: float | None,
         retries: int,
         count: int,
+        by_hand: bool = True,
     ) -> None:
         target = rank if rank in self.holds or rank in self.absent else None
         for _ in range(count):
@@ -733,21 +852,38 @@ class Histories(RuleBasedStateMachine):
             )
             self.requests[id], self.ends[id] = request, []
             self.retries[id], self.sends[id] = retries, 0
-            self.carry_out(self.dispatcher.pushed(request))
+            idle = self.dispatcher.idle(target)
+            soon = self.dispatcher.is_soon(key) or self.dispatcher.awaited() is not None
+            if idle is None or (target is None and soon):
+                self.carry_out(self.dispatcher.pushed(request))
+            elif patience is None and by_hand:  # the client sends it there itself, and says so
+                self.dispatcher.taken(idle, request)
+                self.carry_out([Send(idle, [request])])
+            else:
+                said = self.dispatcher.pushed(request)
+                assert [(s.rank, s.requests) for s in said if isinstance(s, Send)] == [(idle, [request])]
+                self.carry_out(said)
+            self.see_who_waits()
 
-    @precondition(lambda self: any(self.holds.values()))
+    @rule(rank=st.none() | st.sampled_from(RANKS), count=st.integers(3, 12), retries=st.integers(0, 1))
+    def push_many_short(self, rank: int | None, count: int, retries: int) -> None:
+        self.push(rank, FAST, False, None, retries, count)
+
+    @precondition(lambda self: any(self.runs(r) for r in self.live()))
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 1e-5, 5e-4, 1.5e-3, 3.0]))
     def answer(self, data: st.DataObject, seconds: float) -> None:
-        rank = data.draw(st.sampled_from([r for r in self.live() if self.holds[r]]))
-        count = data.draw(st.integers(1, len(self.holds[rank])))
-        ids, self.holds[rank] = self.holds[rank][:count], self.holds[rank][count:]
+        rank = data.draw(st.sampled_from([r for r in self.live() if self.runs(r)]))
+        count = data.draw(st.integers(1, len(self.runs(rank))))
+        ids = self.runs(rank)[:count]
+        self.holds[rank] = [id for id in self.holds[rank] if id not in ids]
         self.reply(rank, ids, seconds)
 
-    @precondition(lambda self: any(self.holds.values()))
+    @precondition(lambda self: any(self.runs(r) for r in self.live()))
     @rule(data=st.data())
     def defer(self, data: st.DataObject) -> None:
-        rank = data.draw(st.sampled_from([r for r in self.live() if self.holds[r]]))
-        id = self.holds[rank].pop(0)
+        rank = data.draw(st.sampled_from([r for r in self.live() if self.runs(r)]))
+        id = self.runs(rank)[0]
+        self.holds[rank].remove(id)
         self.waits[rank].append(id)
         self.carry_out(self.dispatcher.deferred(rank, id, 1e-5))
 
@@ -768,11 +904,25 @@ class Histories(RuleBasedStateMachine):
         self.carry_out(self.dispatcher.cancelled(self.requests[id]))
         assert (len(self.ends[id]) > before) == queued
 
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data(), in_time=st.booleans())
+    def call_off(self, data: st.DataObject, in_time: bool) -> None:
+        id = data.draw(st.sampled_from(sorted(self.requests)[-30:]))
+        request, open_before = self.requests[id], not self.ends[id]
+        instructions = self.dispatcher.called_off(request)
+        self.carry_out(instructions)
+        assert self.ends[id]
+        assert self.ends[id] == ["cancelled"] or not open_before
+        for said in instructions:
+            if isinstance(said, Cancel) and in_time and id in self.holds[said.rank][1:]:
+                self.holds[said.rank].remove(id)
+                self.carry_out(self.dispatcher.recalled(said.rank, id, said.serial))
+
     @precondition(lambda self: self.holds)
     @rule(data=st.data(), replaced=st.booleans())
     def lose(self, data: st.DataObject, replaced: bool) -> None:
         rank = data.draw(st.sampled_from(self.live()))
-        del self.holds[rank], self.waits[rank]
+        del self.holds[rank], self.waits[rank], self.skipped[rank]
         self.paused.discard(rank)
         if replaced:
             self.absent.add(rank)
@@ -787,16 +937,15 @@ class Histories(RuleBasedStateMachine):
         assert self.dispatcher.is_lost(rank)
 
     @precondition(lambda self: len(self.holds) < len(RANKS))
-    @rule(data=st.data())
-    def join(self, data: st.DataObject) -> None:
-        rank = data.draw(st.sampled_from([r for r in RANKS if r not in self.holds]))
-        self.holds[rank], self.waits[rank] = [], []
-        self.absent.discard(rank)
-        self.carry_out(self.dispatcher.joined(rank))
+    @rule(data=st.data(), alone=st.booleans())
+    def join(self, data: st.DataObject, alone: bool) -> None:
+        self.joins(data.draw(st.sampled_from([r for r in RANKS if r not in self.holds])), alone)
 
     @precondition(lambda self: any(self.holds.values()))
     @rule(data=st.data())
     def recall(self, data: st.DataObject) -> None:
+        """The client asks for what waits behind a long command; the server says of what it has not begun
+        that it never will, and nobody has heard that yet."""
         rank = data.draw(st.sampled_from([r for r in self.live() if self.holds[r]]))
         waiting = self.dispatcher.recallable(rank)
         assert [r.id for r in waiting] == [
@@ -805,12 +954,54 @@ class Histories(RuleBasedStateMachine):
             if self.requests[id].target is None and not self.requests[id].ended
         ]
         for request in waiting:
-            serial = request.serial
-            self.holds[rank].remove(request.id)
-            self.sends[request.id] -= 1  # it was not begun there
-            self.carry_out(self.dispatcher.recalled(rank, request.id, serial))
-            again = self.dispatcher.recalled(rank, request.id, serial)
-            assert again == [], "it is recalled once, though heard of twice"
+            if request.id in self.runs(rank)[1:]:
+                self.skipped[rank].append((request.id, request.serial))
+
+    @precondition(lambda self: any(self.skipped.values()))
+    @rule(data=st.data())
+    def hear_of_recall(self, data: st.DataObject) -> None:
+        rank = data.draw(st.sampled_from([r for r in self.live() if self.skipped[r]]))
+        self.hear(rank, data.draw(st.sampled_from(self.skipped[rank])))
+
+    def hear(self, rank: int, skipped: tuple[int, int]) -> None:
+        id, serial = skipped
+        self.skipped[rank].remove(skipped)
+        self.holds[rank].remove(id)
+        self.sends[id] -= 1  # it was not begun there
+        self.carry_out(self.dispatcher.recalled(rank, id, serial))
+        again = self.dispatcher.recalled(rank, id, serial)
+        assert again == [], "it is recalled once, though heard of twice"
+
+    @precondition(lambda self: any(self.holds.values()))
+    @rule(data=st.data(), serial=st.integers(-1, 12))
+    def hear_of_an_older_recall(self, data: st.DataObject, serial: int) -> None:
+        """Of the same request, when it was sent to this server before."""
+        rank = data.draw(st.sampled_from([r for r in self.live() if self.holds[r]]))
+        id = data.draw(st.sampled_from(self.holds[rank]))
+        if serial != self.requests[id].serial:
+            assert self.dispatcher.recalled(rank, id, serial) == []
+
+    @rule(rank=st.integers(0, 4), serial=st.integers(0, 9), data=st.data())
+    def hear_of_what_is_not(self, rank: int, serial: int, data: st.DataObject) -> None:
+        """Servers that were never there, requests that they do not hold: too late, or nonsense."""
+        id = data.draw(st.sampled_from(sorted(self.requests)[-20:] or [77]))
+        held = set(self.holds.get(rank, ())) | set(self.waits.get(rank, ()))
+        if id not in held:
+            assert self.dispatcher.recalled(rank, id, serial) == []
+            assert self.dispatcher.deferred(rank, id, 1.0) == []
+        if rank not in self.holds and rank not in self.absent:
+            assert self.dispatcher.answered(rank, [(id, 1.0)]) == []
+            assert self.dispatcher.lost(rank) == []
+            assert self.dispatcher.resumed(rank) == []
+            assert self.dispatcher.recallable(rank) == []
+            self.dispatcher.paused(rank)
+            assert not self.dispatcher.is_live(rank)
+
+    @precondition(lambda self: self.dispatcher.awaited() is not None)
+    @rule()
+    def spread(self) -> None:
+        """The working server takes longer than was expected."""
+        self.carry_out(self.dispatcher.spread())
 
     @precondition(lambda self: self.holds)
     @rule(data=st.data())
@@ -838,6 +1029,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_state_is_sound(self) -> None:
+        self.see_who_waits()
         self.dispatcher.validate()
         assert self.dispatcher.ranks() == sorted({*self.holds, *self.absent})
         for id, ends in self.ends.items():
@@ -875,6 +1067,9 @@ class Histories(RuleBasedStateMachine):
             self.paused.remove(rank)
             self.carry_out(self.dispatcher.resumed(rank))
         steps = 0
+        for rank in self.live():
+            while self.skipped[rank]:
+                self.hear(rank, self.skipped[rank][0])
         while any(self.holds.values()) or any(self.waits.values()):
             for rank in self.live():
                 held, self.holds[rank] = self.holds[rank], []
@@ -889,6 +1084,11 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
+LONG = bool(os.environ.get("MPIFRAME_TEST_LONG"))  # `launch/test --faults` looks further, and at random
 TestHistories.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, derandomize=True, database=None
+    max_examples=1_500 if LONG else 250,
+    stateful_step_count=80 if LONG else 40,
+    deadline=None,
+    derandomize=not LONG,
+    database=None,
 )

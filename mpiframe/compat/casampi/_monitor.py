@@ -48,7 +48,7 @@ class Monitor:
 
     def _watch(self) -> None:
         while not self._over.is_set():
-            self._loop.ping()
+            self._loop.pulse.ping()
             if self._over.wait(MPIEnvironment.mpi_monitor_status_service_heartbeat):
                 return
             self._judge(time.time())
@@ -57,7 +57,7 @@ class Monitor:
 
     def _judge(self, now: float) -> None:
         for rank in self._loop.dispatcher.ranks():
-            pinged, ponged = self._loop.pinged.get(rank), self._loop.ponged.get(rank, 0.0)
+            pinged, ponged = self._loop.pulse.pinged.get(rank), self._loop.pulse.ponged.get(rank, 0.0)
             if pinged is None or ponged >= pinged:
                 self._unanswered.pop(rank, None)
                 self._since.pop(rank, None)
@@ -113,7 +113,7 @@ class Monitor:
         """The row of one server; `last_command` is what it was sent last."""
         member = self._client._world.members[rank]
         running = self._running(rank)
-        pinged, ponged = self._loop.pinged.get(rank), self._loop.ponged.get(rank)
+        pinged, ponged = self._loop.pulse.pinged.get(rank), self._loop.pulse.ponged.get(rank)
         return {
             "rank": rank,
             "processor": member.host,

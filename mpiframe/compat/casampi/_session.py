@@ -95,7 +95,7 @@ class Session:
         if monitor is not None:
             monitor.stop()
             for rank in monitor.hung():
-                client._loop.give_up(rank)
+                client._loop.give_up(rank, "It did not answer when the services stopped")
         client.close()
         self.logs.switch(self.logs.mode)  # closes the files; a late record opens them again
 
@@ -220,7 +220,12 @@ class Session:
 
         if waiting:
             assert self._client is not None
-            self._client._loop.wait(all_done)
+            requests = [record.request for record in waiting]
+            try:
+                self._client._loop.wait(all_done)
+            except KeyboardInterrupt:
+                self._client._loop.was_interrupted(requests)
+                raise
 
     def collect(self, found: list[Record | Response]) -> list[Response]:
         """Wait for the responses and fetch them."""

@@ -280,7 +280,7 @@ import subprocess
 pid, me = client.get_server_status(1)["pid"], os.getpid()
 client.stop_services()
 os.kill(pid, signal.SIGSTOP)  # slow indeed
-client._session._client._loop.ping()
+client._session._client._loop.pulse.ping()
 # Until this process is gone or, where it waits for all ranks to finalize MPI, for a while.
 wait = f"for i in $(seq 20); do kill -0 {me} 2>/dev/null || break; sleep 0.05; done; kill -CONT {pid}"
 subprocess.Popen(["/bin/sh", "-c", wait], start_new_session=True)

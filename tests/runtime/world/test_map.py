@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import itertools
 import operator
+import os
 import threading
 import time
 import tracemalloc
@@ -81,6 +83,25 @@ def test_what_was_not_taken_is_cancelled(client, gate, busy):
     assert client.servers[0].queued == 0
     gate.open()
     client.get(busy)
+
+
+def test_results_do_not_wait_for_the_end_of_a_command_after_them(client, gate):
+    def item(path):
+        import os
+        import time
+
+        while path and not os.path.exists(path):
+            time.sleep(0.001)
+        return path
+
+    path = gate.parameters["opened"]
+    for _ in range(5):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        results = client.map(item, [None] * 12 + [path], chunksize=1, target=1, timeout=20)
+        assert list(itertools.islice(results, 12)) == [None] * 12
+        gate.open()
+        assert list(results) == [path]
 
 
 def test_unordered_results_do_not_wait_for_a_slow_one(client, gate):

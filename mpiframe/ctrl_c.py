@@ -1,0 +1,80 @@
+"""Ctrl-C at the client: where KeyboardInterrupt may be raised, and where it has to wait a moment.
+
+An exception between the moment a message comes out of MPI and its entry in the books would lose an answer,
+and somebody would wait for it for ever. So the handler looks at where the main thread is. In the user's code
+it raises at once, as ever; within the runtime it takes note, and the wait that is going on raises at its next
+safe point. Where nobody waits, it tries again a little later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from signal import SIGINT, default_int_handler
+from types import FrameType
+from typing import Any
+
+_AGAIN = 0.02  # seconds until it is tried again
+_BOOKS = ("driver", "client_loop", "transport", "queues", "answers")
+_KEEPING_BOOKS = {f"mpiframe.{name}" for name in _BOOKS}
+
+
+class CtrlC:
+    """SIGINT's handler while a client is open; `kick` wakes the thread that sleeps on the doorbells."""
+
+    def __init__(self, kick: Callable[[], None]) -> None:
+        self.pressed = False  # and not raised yet
+        self._kick = kick
+        self._thread = threading.main_thread().ident or 0
+
+    def install(self) -> None:
+        """Take SIGINT over, unless the program has a handler of its own; from any thread.
+
+        Called again and again, because Jupyter puts Python's own handler back for each cell.
+        """
+        if threading.get_ident() == self._thread and signal.getsignal(SIGINT) is default_int_handler:
+            signal.signal(SIGINT, self._strike)
+
+    def remove(self) -> None:
+        """Give SIGINT back; from any thread, but only the main thread's call has an effect."""
+        if threading.get_ident() == self._thread and signal.getsignal(SIGINT) == self._strike:
+            signal.signal(SIGINT, default_int_handler)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if it was put off, and this is the thread it is for."""
+        if self.pressed and threading.get_ident() == self._thread:
+            self.pressed = False
+            raise KeyboardInterrupt
+
+    def _strike(self, _: int, frame: FrameType | None) -> Any:
+        if not _keeps_books(frame):
+            self.pressed = False
+            raise KeyboardInterrupt
+        self.pressed = True
+        self._kick()
+        timer = threading.Timer(_AGAIN, self._again)
+        timer.daemon = True
+        with contextlib.suppress(RuntimeError):  # no thread to be had: then the next wait raises
+            timer.start()
+
+    def _again(self) -> None:
+        if self.pressed:
+            signal.pthread_kill(self._thread, SIGINT)
+
+
+def _keeps_books(frame: FrameType | None) -> bool:
+    """Whether the runtime is at work in this frame, and no code of the user's that it has called."""
+    innermost = True
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name in _KEEPING_BOOKS:
+            # A thread that follows another one's lead sleeps in `threading`, with its affairs in order.
+            return innermost or frame.f_code.co_name != "_follow"
+        if name.partition(".")[0] not in sys.stdlib_module_names and not name.startswith("mpiframe."):
+            return False
+        innermost = False
+        frame = frame.f_back
+    return False
