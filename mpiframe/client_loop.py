@@ -113,13 +113,17 @@ class ClientLoop(Driver):
     def release(self, rank: int, why: str) -> None:
         """This server is about to be ended and replaced: it gets nothing more, and what it runs is lost."""
         self._why_ended.setdefault(rank, why)
-        self._carry_out(self.dispatcher.lost(rank, replaced=True))
+        begun = self._transport.begun[rank] if self._transport.begun is not None else None
+        local = rank in self._transport.peers and self._transport.peers[rank].local
+        self._carry_out(self.dispatcher.lost(rank, True, begun if local else None))
 
     def welcome(self, peer: Peer) -> None:
         """A replacement has come; it gets nothing of its queue yet."""
         self._transport.add(peer)
         self._listen_to(peer)
         self.stopped.discard(peer.rank)
+        if peer.local and self._transport.begun is not None:
+            self._transport.begun[peer.rank] = 0
 
     def send_past_queue(self, rank: int, request: Request) -> None:
         """Send a command to a replacement before it takes up its queue."""
@@ -127,8 +131,8 @@ class ClientLoop(Driver):
         self.open += 1
         self._transport.send(rank, pack((_RUN, [request.frame])), request.buffers)
 
-    def serves(self, rank: int) -> None:
-        """A replacement is ready: it takes up its queue."""
+    def serves(self, rank: int, serial: int) -> None:
+        """A replacement is ready: it takes up its queue; `serial`: as many commands it has run already."""
         peer = self._transport.peers.get(rank)
         if peer is not None:
             self.losses.replaced(rank)
@@ -137,7 +141,7 @@ class ClientLoop(Driver):
             for members in self.communicators:
                 if rank in members:
                     self.communicators[members] += 1  # the others have one with its predecessor
-            self._carry_out(self.dispatcher.joined(rank, alone=peer.control is None))
+            self._carry_out(self.dispatcher.joined(rank, peer.control is None, serial))
 
     def natives(self, ranks: list[int]) -> list[int]:
         """Those of these servers that share a communicator, of which they can make others."""
@@ -375,6 +379,8 @@ class ClientLoop(Driver):
             return
         for message in iter(self._transport.poll, None):
             self._handle(message)  # its last words among them
+        local = self._transport.peers[rank].local and self._transport.begun is not None
+        begun = self._transport.begun[rank] if local else None
         self._transport.drop(rank)
         self._ahead.pop(rank, None)
         self._known[rank].clear()
@@ -385,7 +391,7 @@ class ClientLoop(Driver):
             self.stopped.add(rank)
             if rank not in self.recovering:
                 self.losses.lost(rank)
-        self._carry_out(self.dispatcher.lost(rank, self.is_replaced(rank)))
+        self._carry_out(self.dispatcher.lost(rank, self.is_replaced(rank), begun))
         self._deliveries.append((None,))
 
     def _due(self) -> float | None:
@@ -474,7 +480,8 @@ class ClientLoop(Driver):
             commands.append(frame)
             if request.buffers:
                 buffers.extend(request.buffers)
-            if not request.retries and (request.target is not None or request.buffers):
+            kept = request.target is None or self.world.resilient
+            if not request.retries and (request.buffers or not kept):
                 request.frame, request.buffers = (), ()  # the message holds them until it is through
         self._transport.send(rank, pack((_RUN, commands)), buffers)
 

@@ -142,10 +142,13 @@ class Dispatcher:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def joined(self, rank: int, alone: bool = False) -> list[Instruction]:
-        """A server is ready for commands; `alone`: what it was sent cannot be recalled."""
+    def joined(self, rank: int, alone: bool = False, serial: int = 0) -> list[Instruction]:
+        """A server is ready for commands; `alone`: what it was sent cannot be recalled.
+
+        `serial`: of the last command that it was sent past its queue.
+        """
         before = self._servers.get(rank)
-        server = self._servers[rank] = _Server(rank, alone=alone)
+        server = self._servers[rank] = _Server(rank, alone=alone, serial=serial)
         if before is not None:  # it replaces this one
             server.own, server.queued = before.own, before.queued
         self._lost.discard(rank)
@@ -228,10 +231,11 @@ class Dispatcher:
         self._story.append((id, "deferred", rank))
         return self._settle(server)
 
-    def lost(self, rank: int, replaced: bool = False) -> list[Instruction]:
+    def lost(self, rank: int, replaced: bool = False, begun: int | None = None) -> list[Instruction]:
         """A server is gone: what it had been sent is lost or retried, the rest moves on or fails.
 
-        `replaced`: another one will join in its place, and its queue waits for that.
+        `replaced`: another one will join in its place, and its queue waits for that. `begun`: the serial of
+        the last command that it began, if that is known; those after it are as if they were still queued.
         """
         server = self._servers.pop(rank, None)
         if server is None:
@@ -249,12 +253,15 @@ class Dispatcher:
         for request in [*server.waiting.values(), *server.sent.values()]:
             if request.ended:
                 continue
-            if request.retries > 0 and (request.target in self._servers if request.target else self._servers):
-                request.retries -= 1
-                self.retried += 1
+            waits = begun is not None and request.serial > begun and bool(request.frame)
+            somewhere = bool(self._servers) if request.target is None else replaced
+            if somewhere and (waits or request.retries > 0):
+                if not waits:
+                    request.retries -= 1
+                    self.retried += 1
                 request.status, request.server = Status.QUEUED, None
                 again.append(request)
-                self._story.append((request.id, "retried", rank))
+                self._story.append((request.id, "queued again" if waits else "retried", rank))
             else:
                 instructions.append(self._end(request, Status.LOST, rank))
         if replaced:

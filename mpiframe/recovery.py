@@ -231,14 +231,14 @@ class Recovery:
                 raise WorldError("the client has been closed meanwhile")
             loop.welcome(peer)
             loop._transport.send(rank, pack(self._session))
-        self._set_up(rank, seconds)
+        ran = self._set_up(rank, seconds)
         with loop.lock:
-            loop.serves(rank)
+            loop.serves(rank, ran)
         loop._deliver()
         loop.kick()
 
-    def _set_up(self, rank: int, seconds: float) -> None:
-        """Run the setup commands on a server that has just come, before it takes up its queue."""
+    def _set_up(self, rank: int, seconds: float) -> int:
+        """Run the setup commands on a server that has just come, before it takes up its queue; how many."""
         loop, client = self._loop, self._client
         watch = _Setup()
         with loop.lock:
@@ -265,6 +265,7 @@ class Recovery:
             loop.wait(lambda: rank not in peers, self._world.config.stop_timeout)
             reason = f"did not end within {seconds} s" if late else f"failed: {failed[0]}"
             raise WorldError(f"a setup command on the replaced server {rank} {reason}")
+        return len(watch.requests)
 
 
 class _Setup:

@@ -81,6 +81,7 @@ class Server:
         self.may_finalize = True  # no rank is dead, so MPI's Finalize will not wait for ever
         self._running = 0
         self._serial = 0  # of the last command that was begun
+        self._begun = world.transport.begun  # where the client finds it, should this process die
         self._limits: dict[int, float] = {}  # request -> seconds it may run
         self._fuse = Fuse()
         self._terminated = False  # by SIGTERM
@@ -360,6 +361,8 @@ class Server:
             self._recalled.discard(self._serial)
             self.post((int(Up.SKIPPED), id, self._serial))
             return
+        if self._begun is not None:
+            self._begun[self.rank] = self._serial
         executor, capture = self._executor, self._capture
         capture.request = id
         limit = self._limits.pop(id, 0.0) if self._limits else 0.0

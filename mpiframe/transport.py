@@ -116,6 +116,7 @@ class Transport:
         self._bells: dict[int, Peer] = {}
         self._watched: dict[int, Callable[[], None]] = {}
         self._page: mmap.mmap | None = None
+        self.begun: Any = None  # by rank: which command each server of this host has begun last, its serial
         self._size = size
         self._elsewhere = 0
         self._roomy = False  # there is a core for every rank of this host
@@ -148,6 +149,9 @@ class Transport:
     def share(self, page: mmap.mmap | None, ranks_here: int) -> None:
         """Take the page of shared memory in which the ranks of this host show whether they sleep."""
         self._page = page
+        if page is not None:
+            start = -(-self._size // 8) * 8
+            self.begun = memoryview(page)[start : start + 8 * self._size].cast("q")
         self._elsewhere = self._size - ranks_here  # their bytes in the page stay 0
         self._roomy = self.spin > 0 and ranks_here <= self._cores
 

@@ -333,8 +333,9 @@ def _cores_of(member: Member, here: list[Member]) -> int:
 def _make_page(folder: str, size: int) -> tuple[int, mmap.mmap]:
     path = os.path.join(folder, "awake")
     with open(path, "w+b") as file:
-        file.truncate(max(size, mmap.PAGESIZE))
-        return os.dup(file.fileno()), mmap.mmap(file.fileno(), max(size, mmap.PAGESIZE))
+        length = max(-(-size // 8) * 8 + 8 * size, mmap.PAGESIZE)  # a byte and a number for each rank
+        file.truncate(length)
+        return os.dup(file.fileno()), mmap.mmap(file.fileno(), length)
 
 
 def _ring_in(

@@ -106,6 +106,46 @@ def test_every_way_to_die(launcher: Any, how: str) -> None:
     assert "survived" in resilient(launcher, body).stdout
 
 
+def test_short_commands_that_were_sent_ahead_and_not_begun(launcher: Any) -> None:
+    """A burst is under way to a server that dies: only what it was on is lost."""
+    body = """
+    mark = str(pathlib.Path("mark").resolve())
+    def work(i):
+        if i == 150:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return i
+    for _ in range(3):
+        futures = [client.submit(work, i, target=1) for i in range(100)]
+        assert [f.result() for f in futures] == list(range(100))
+    futures = [client.submit(work, i, target=1) for i in range(100, 400)]
+    lost = [i for i, f in enumerate(futures, 100) if f.exception(30) is not None]
+    assert 150 in lost and max(lost) == 150, lost  # what it had done, and not said yet, is lost, too
+    futures = [client.submit(work, i) for i in range(100, 400)]
+    lost = [i for i, f in enumerate(futures, 100) if f.exception(30) is not None]
+    assert 150 in lost and max(lost) == 150, lost
+    client.close()
+    """
+    resilient(launcher, body, client='restart="always"')
+
+
+def test_a_setup_does_not_confuse_which_commands_are_had_back(launcher: Any) -> None:
+    """Commands that were sent ahead behind one that takes long this time, on a server that ran a setup."""
+    body = """
+    for number in range(5):
+        client.setup(f"v{number} = {number}")
+    client.restart("all")
+    def work(seconds):
+        time.sleep(seconds)
+        return seconds
+    for _ in range(3):
+        [f.result() for f in [client.submit(work, 0.0) for _ in range(300)]]
+        futures = [client.submit(work, 0.3 if i in (3, 40) else 0.0) for i in range(100)]
+        assert sum(f.result(30) for f in futures) == 0.6
+    client.close()
+    """
+    resilient(launcher, body)
+
+
 def test_several_deaths_in_a_row(launcher: Any) -> None:
     body = """
     for rank in (3, 1, 4):

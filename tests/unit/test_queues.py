@@ -65,7 +65,7 @@ class Desk:
 
     def push(self, target: int | None, key: int = NEW, **options: Any) -> list[tuple[Any, ...]]:
         id = next(self._ids)
-        request = Request(id=id, target=target, key=key, command="", frame=(), **options)
+        request = Request(id=id, target=target, key=key, command="", frame=("",), **options)
         self.requests[id] = request
         return self.told(self.dispatcher.pushed(request))
 
@@ -78,8 +78,8 @@ class Desk:
     def defer(self, rank: int, id: int, seconds: float = 10.0) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.deferred(rank, id, seconds))
 
-    def lose(self, rank: int, replaced: bool = False) -> list[tuple[Any, ...]]:
-        return self.told(self.dispatcher.lost(rank, replaced))
+    def lose(self, rank: int, replaced: bool = False, begun: int | None = None) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.lost(rank, replaced, begun))
 
     def pause(self, rank: int) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.paused(rank))
@@ -483,6 +483,26 @@ def test_a_request_for_one_server_is_retried_on_its_replacement_before_the_other
     assert desk.join(1) == [("send", 1, 1)]
     assert desk.lose(1, replaced=True) == [("lost", 1, 1)]
     assert desk.join(1) == [("send", 1, 2)]
+
+
+def test_what_a_dead_server_had_not_begun_goes_elsewhere() -> None:
+    desk = Desk(1)
+    desk.push(1, SLOW)
+    desk.push(None, FAST)
+    desk.push(None, FAST)
+    desk.push(1, FAST)
+    desk.push(1, FAST)
+    assert desk.answer(1, 1) == [("send", 1, 4, 5, 2, 3)]
+    desk.join(2)
+    assert desk.lose(1, begun=2) == [("lost", 4, 1), ("lost", 5, 1), ("send", 2, 2, 3)]
+    desk = Desk(1)
+    for _ in range(4):
+        desk.push(1, FAST)
+    assert desk.lose(1, replaced=True, begun=2) == [("lost", 1, 1), ("lost", 2, 1)]
+    assert desk.push(1, FAST) == []
+    assert desk.told(desk.dispatcher.joined(1, serial=7)) == [("send", 1, 3, 4, 5)]
+    assert desk.requests[3].serial == 8
+    assert desk.lose(1, begun=8) == [("lost", 3, 1), ("lost", 4, 1), ("lost", 5, 1)]  # nobody else may
 
 
 def test_when_no_server_is_left_all_that_waits_is_lost() -> None:
@@ -926,6 +946,7 @@ class Histories(RuleBasedStateMachine):
         self.paused.discard(rank)
         if replaced:
             self.absent.add(rank)
+            self.starts[rank] = []  # some may start again on the next one
         self.carry_out(self.dispatcher.lost(rank, replaced))
 
     @precondition(lambda self: self.absent)
