@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,9 +170,20 @@ class RunningWorld:
                     self.process.wait(0.1)
 
     def crash(self) -> None:
-        """`kill -9` of all, as a power cut: nobody is left to tidy up."""
+        """`kill -9` of all, as a power cut: nobody is left to tidy up, and shared memory is gone."""
+        shared, folders = set(), set()
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+                folders.update(v.partition("=")[2] for v in variables if v.startswith("MPIFRAME_RUN_DIR="))
+                lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+                shared.update(line.split(None, 5)[5] for line in lines if " /dev/shm/" in line)
         self.kill()
-        self._process.wait(SECONDS)
+        self.process.wait(SECONDS)
+        for path in shared:
+            Path(path).unlink(missing_ok=True)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def said(self) -> str:
         """What was printed so far."""
