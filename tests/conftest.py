@@ -115,10 +115,6 @@ class RunningWorld:
             self.kill()
         return Ended(self.process.returncode, self._text("stdout"), self._text("stderr"), took)
 
-    def ended(self) -> bool:
-        """Whether its launcher has; `wait` tells how."""
-        return self._process.poll() is not None
-
     def await_file(self, name: str, seconds: float = SECONDS) -> Path:
         """Wait for a file that the script makes in its folder."""
         path = self.folder / name
