@@ -142,6 +142,7 @@ client.push("print('hello from', __import__('socket').gethostname())", target=4,
     assert "no doorbell" not in ended.said
 
 
+@pytest.mark.long
 def test_a_world_is_idle_across_hosts_too(site: Site) -> None:
     # A sleeper is woken by TCP: polling with back-off would show as CPU time.
     script = (
@@ -350,6 +351,7 @@ def until(condition: Callable[[], Any], seconds: float, problem: str) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_a_client_whose_host_is_gone_leaves_no_server_behind(site: Site) -> None:
     script = HEAD + WAITS
     world = site.start(script, 1, 1, 1, link_timeout=3, stop_timeout=2, grace=0.5)
