@@ -138,11 +138,17 @@ class RunningWorld:
     def left(self) -> list[str]:
         """Command lines of processes that are still there, and folders."""
         found = [path.name for path in (self.folder / "tmp").glob("mpiframe-*")]
-        found += sorted((_rooms() & self._suspects) - self._of_others())
+        found += sorted(
+            name for name in (_rooms() & self._suspects) - self._of_others() if self._may_own(name)
+        )
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "))
         return found
+
+    def _may_own(self, name: str) -> bool:
+        """Not one that another `mpiframe run` has made, of which nothing but this folder may be left."""
+        return name.startswith(("mpiframe-bell-", f"mpiframe-{self.process.pid}-"))
 
     def _of_others(self) -> set[str]:
         """The folders of worlds that run beside this one."""
