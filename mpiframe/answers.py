@@ -98,10 +98,10 @@ def lost_error(request: Request, end: End, host: str | None, why: str | None = N
         return CommandTimeout(f"{what} did not end on {where} within its time-out; it was interrupted")
     if end.server is None:
         return ServerLost(f"{what} cannot run: no server is left")
-    why = why or "Its last words, if it had any, stand above"
+    why = why or f"Its last words, if it had any, stand above. {_ELSEWHERE}"
     if request.sent_at is None:
         return ServerLost(f"{what} cannot run: it was queued for {where}, which has ended. {why}")
-    return ServerLost(f"{what} is lost: {where} ended before it answered. {why}. {_ELSEWHERE}")
+    return ServerLost(f"{what} is lost: {where} ended before it answered. {why}")
 
 
 def place(request: Request, host: str | None) -> str:

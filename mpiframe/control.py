@@ -108,7 +108,8 @@ class Control(threading.Thread):
                 return
             self._over.set()
         config = self._server.world.config
-        self._server.orphan()
+        if self.client_gone:  # else it may know of the end when the plugins have stopped
+            self._server.orphan()
         self._server.abandon()
         self._after(config.grace, self._leave_if_busy)
         self._after(config.grace + config.stop_timeout, lambda: os._exit(1))  # for the stop hooks

@@ -334,7 +334,7 @@ def private_folder() -> Iterator[str]:
     # The launcher's folder goes with the run, whatever becomes of us; memory is next best.
     places = [os.environ.get("MPIFRAME_RUN_DIR", ""), "/dev/shm"]
     base = next((p for p in places if p and os.access(p, os.W_OK | os.X_OK)), None)
-    folder = tempfile.mkdtemp(prefix="mpiframe-", dir=base)
+    folder = tempfile.mkdtemp(prefix="mpiframe-bell-", dir=base)
     try:
         yield folder
     finally:

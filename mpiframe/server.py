@@ -201,7 +201,7 @@ class Server:
 
     def _leave_an_orphan(self) -> NoReturn:
         """End this process without MPI's Finalize, which waits for all ranks, and one of them is gone."""
-        if self._orphaned or (self._control is not None and self._control.client_gone):
+        if self._control is not None and self._control.client_gone:
             # A launcher that sees one rank end kills the others, whose plugins may not be done yet.
             threading.Event().wait(self.world.config.grace)
         if self._terminated:

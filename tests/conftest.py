@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,10 +115,6 @@ class RunningWorld:
             self.kill()
         return Ended(self.process.returncode, self._text("stdout"), self._text("stderr"), took)
 
-    def ended(self) -> bool:
-        """Whether its launcher has; `wait` tells how."""
-        return self._process.poll() is not None
-
     def await_file(self, name: str, seconds: float = SECONDS) -> Path:
         """Wait for a file that the script makes in its folder."""
         path = self.folder / name
@@ -141,11 +138,17 @@ class RunningWorld:
     def left(self) -> list[str]:
         """Command lines of processes that are still there, and folders."""
         found = [path.name for path in (self.folder / "tmp").glob("mpiframe-*")]
-        found += sorted((_rooms() & self._suspects) - self._of_others())
+        found += sorted(
+            name for name in (_rooms() & self._suspects) - self._of_others() if self._may_own(name)
+        )
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "))
         return found
+
+    def _may_own(self, name: str) -> bool:
+        """Not one that another `mpiframe run` has made, of which nothing but this folder may be left."""
+        return name.startswith(("mpiframe-bell-", f"mpiframe-{self.process.pid}-"))
 
     def _of_others(self) -> set[str]:
         """The folders of worlds that run beside this one."""
@@ -169,9 +172,20 @@ class RunningWorld:
                     self.process.wait(0.1)
 
     def crash(self) -> None:
-        """`kill -9` of all, as a power cut: nobody is left to tidy up."""
+        """`kill -9` of all, as a power cut: nobody is left to tidy up, and shared memory is gone."""
+        shared, folders = set(), set()
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+                folders.update(v.partition("=")[2] for v in variables if v.startswith("MPIFRAME_RUN_DIR="))
+                lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+                shared.update(line.split(None, 5)[5] for line in lines if " /dev/shm/" in line)
         self.kill()
-        self._process.wait(SECONDS)
+        self.process.wait(SECONDS)
+        for path in shared:
+            Path(path).unlink(missing_ok=True)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def said(self) -> str:
         """What was printed so far."""

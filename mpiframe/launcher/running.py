@@ -43,7 +43,7 @@ def run(
     """
     # Mode 0700: only this user can write there. In memory where that can be had: ranks map a page of it.
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-    directory = Path(tempfile.mkdtemp(prefix="mpiframe-", dir=memory))
+    directory = Path(tempfile.mkdtemp(prefix=f"mpiframe-{os.getpid()}-", dir=memory))
     try:
         with adopting_orphans(), _signals_as_bytes() as inbox:
             kind = ResilientWorld if plan.resilient else World

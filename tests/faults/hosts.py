@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 SECONDS = 20.0  # for a host to come up; a tenth of one as a rule
 FOLDER = "MF_HOSTS"  # names the folder with the sockets of the hosts
@@ -181,6 +182,7 @@ def _make(hosts: Hosts, count: int, resolved: bool) -> None:
     agent.chmod(0o755)
     hosts.switch = _unshared(hosts.folder / "said-switch", "--net", "sleep", "infinity")
     for name, address in zip(names, addresses, strict=True):
+        (hosts.folder / f"tmp-{name}").mkdir()
         table = hosts.folder / f"etc-hosts-{name}"
         known = dict(zip(names, addresses, strict=True)) | ({} if resolved else {name: "127.0.1.1"})
         table.write_text("127.0.0.1 localhost\n" + "".join(f"{a} {n}\n" for n, a in known.items()))
@@ -334,12 +336,15 @@ def agent(words: list[str]) -> int:
         words = words[1:]
     name, *command = words
     kept = {"PATH", "HOME", "USER", "LANG", FOLDER, _MARK, "TMPDIR"}
-    wish = {
+    wish: dict[str, Any] = {
         "argv": command if whole else ["/bin/sh", "-c", " ".join(command)],
         "env": dict(os.environ) if whole else {k: v for k, v in os.environ.items() if k in kept},
         "cwd": os.getcwd() if whole else "/",
     }
     folder = os.environ[FOLDER]
+    # Open MPI's daemons take for their own, by their process number, what they find in the folder for
+    # temporary files, and on two of our hosts that number is often the same: without one each they crash.
+    wish["env"]["TMPDIR"] = os.path.join(folder, f"tmp-{name}")
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(os.path.join(folder, name))
         socket.send_fds(connection, [json.dumps(wish).encode()], [0, 1, 2])

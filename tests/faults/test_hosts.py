@@ -142,6 +142,7 @@ client.push("print('hello from', __import__('socket').gethostname())", target=4,
     assert "no doorbell" not in ended.said
 
 
+@pytest.mark.long
 def test_a_world_is_idle_across_hosts_too(site: Site) -> None:
     # A sleeper is woken by TCP: polling with back-off would show as CPU time.
     script = (
@@ -326,7 +327,7 @@ def test_a_host_that_is_gone_fails_its_own_requests_only(site: Site, how: str) -
         # Its server hears nothing of the client either, and ends in a bounded time.
         until(lambda: not serving(site, 2), 3 + 2 + 0.5 + 10, "the server that was cut off lives on")
         # What MPI's launcher left over there cannot be told that all is over until the link is back.
-        until(lambda: world.ended(), SECONDS, "the run does not end")
+        until(lambda: world.process.poll() is not None, SECONDS, "the run does not end")
         site.hosts.mend(2)
         ended = world.wait(SECONDS)
     ended.expect(1)
@@ -350,6 +351,7 @@ def until(condition: Callable[[], Any], seconds: float, problem: str) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_a_client_whose_host_is_gone_leaves_no_server_behind(site: Site) -> None:
     script = HEAD + WAITS
     world = site.start(script, 1, 1, 1, link_timeout=3, stop_timeout=2, grace=0.5)

@@ -85,7 +85,9 @@ def recorded(folder: Path, call: str) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("window", [False, True], ids=["all", "window"])
+@pytest.mark.parametrize(
+    "window", [pytest.param(False, id="all"), pytest.param(True, id="window", marks=pytest.mark.long)]
+)
 def test_kills_and_an_end(launcher: Any, tmp_path: Path, window: bool) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

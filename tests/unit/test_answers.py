@@ -180,9 +180,11 @@ def test_a_request_that_was_queued_for_a_server_that_ended_and_why() -> None:
         "request 7 (x = 1) cannot run: it was queued for server 2 on node7, which has ended. It was ended"
     )
     asked.sent_at = 5.0
-    assert "It was ended. A command that" in str(
-        answers.lost_error(asked, End(asked, Status.LOST, 2), "n", "It was ended")
-    )
+    error = answers.lost_error(asked, End(asked, Status.LOST, 2), "node7", "It was ended")
+    assert str(error).endswith("server 2 on node7 ended before it answered. It was ended")
+    error = answers.lost_error(asked, End(asked, Status.LOST, 2), "node7")
+    assert "retries=1" in str(error)
+    assert "--resilient" in str(error)
     assert "request 7 (x = 1)" in str(error)
 
 

@@ -29,7 +29,6 @@ TREE = {
     "CommandCancelled": (MpiframeError, concurrent.futures.CancelledError),
     "SerializationError": (MpiframeError, TypeError),
     "WorldError": (MpiframeError, RuntimeError),
-    "JournalError": (MpiframeError,),
     "RemoteException": (MpiframeError,),
     "GroupBroken": (MpiframeError,),
 }

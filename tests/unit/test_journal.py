@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import os
 import random
@@ -48,19 +49,26 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.005)
 
 
-def child(body: str, *words: object, **options: Any) -> subprocess.Popen[str]:
-    """Another process, with the names of these tests."""
-    head = f"import os, sys\nfrom mpiframe.journal import *\nfile = JournalFile({str(words[0])!r})\n"
-    code = head + textwrap.dedent(body)
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+@pytest.fixture
+def child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts other processes, which have the journal open; none outlives the test."""
+    with contextlib.ExitStack() as ends:
+
+        def start(body: str, path: Path, **options: Any) -> subprocess.Popen[str]:
+            head = f"import os, sys\nfrom mpiframe.journal import *\nfile = JournalFile({str(path)!r})\n"
+            process = subprocess.Popen(
+                [sys.executable, "-c", head + textwrap.dedent(body)],
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                **options,
+            )
+            ends.enter_context(process)
+            ends.callback(process.kill)  # before the context waits for it
+            return process
+
+        yield start
 
 
 @pytest.fixture
@@ -207,7 +215,7 @@ def test_threads_that_add_and_read(file: JournalFile) -> None:
     assert [len(file.rows(part, 0, 5000)) for part in (1, 2, 3)] == [600] * 3
 
 
-def test_kill_9_leaves_whole_items(path: Path) -> None:
+def test_kill_9_leaves_whole_items(path: Path, child: Any) -> None:
     """All that was flushed is there, what was not is there or is not, and each value is right."""
     seed = random.randrange(10**6)
     print("seed", seed)
@@ -276,7 +284,7 @@ def test_what_belongs_to_another_user_is_refused(path: Path, monkeypatch: pytest
         JournalFile(path)
 
 
-def test_two_at_once(path: Path) -> None:
+def test_two_at_once(path: Path, child: Any) -> None:
     holder = child("print('open', flush=True)\nsys.stdin.read()", path, stdin=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "open\n"
@@ -350,7 +358,7 @@ def test_a_folder_that_may_not_be_written() -> None:
     assert "cannot be made: Permission denied" in run.stderr
 
 
-def test_a_full_disk(path: Path) -> None:
+def test_a_full_disk(path: Path, child: Any) -> None:
     """The error comes at once, what was recorded stays, and nothing is recorded by half."""
     JournalFile(path).close()
     process = child(

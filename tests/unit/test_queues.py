@@ -934,9 +934,8 @@ class Histories(RuleBasedStateMachine):
         assert self.ends[id]
         assert self.ends[id] == ["cancelled"] or not open_before
         for said in instructions:
-            if isinstance(said, Cancel) and in_time and id in self.holds[said.rank][1:]:
-                self.holds[said.rank].remove(id)
-                self.carry_out(self.dispatcher.recalled(said.rank, id, said.serial))
+            if isinstance(said, Cancel) and in_time and id in self.runs(said.rank)[1:]:
+                self.skipped[said.rank].append((id, said.serial))  # it never will run
 
     @precondition(lambda self: self.holds)
     @rule(data=st.data(), replaced=st.booleans())

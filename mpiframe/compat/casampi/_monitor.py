@@ -29,7 +29,7 @@ class Monitor:
         self._hung_changed = hung_changed
         self._hung: set[int] = set()
         self._unanswered: dict[int, int] = {}  # rank -> pings
-        self._since: dict[int, float] = {}  # rank -> when it was first asked in vain
+        self._from = 0.0  # what was not answered before is forgiven
         self._debugging = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="mpiframe-casampi-monitor", daemon=True)
@@ -60,12 +60,11 @@ class Monitor:
             pinged, ponged = self._loop.pulse.pinged.get(rank), self._loop.pulse.ponged.get(rank, 0.0)
             if pinged is None or ponged >= pinged:
                 self._unanswered.pop(rank, None)
-                self._since.pop(rank, None)
                 if rank in self._hung:
                     self._recovered(rank)
                 continue
             self._unanswered[rank] = self._unanswered.get(rank, 0) + 1
-            since = self._since.setdefault(rank, pinged)
+            since = max(pinged, self._from)
             limit = MPIEnvironment.mpi_monitor_status_service_timeout
             watching = MPIEnvironment.mpi_monitor_status_service_timeout_enabled and not self._debugging
             if watching and now - since >= limit and rank not in self._hung:
@@ -92,7 +91,7 @@ class Monitor:
     def debug(self, on: bool) -> None:
         """Suspend the time-outs, as one does while a server stands in a debugger; or take them up again."""
         self._debugging = on
-        self._since.clear()
+        self._from = time.time()
 
     # -- questions ---------------------------------------------------------------------------------
 

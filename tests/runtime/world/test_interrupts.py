@@ -204,6 +204,7 @@ def test_ctrl_c_while_another_thread_drives(client, gate, busy, press):
     assert not other.is_alive()
 
 
+@pytest.mark.servers(2)
 def test_a_handler_of_the_programs_own_stays(client, gate, busy):
     """And Python's own, which Jupyter puts back for each cell, makes room for ours."""
     ours = signal.getsignal(signal.SIGINT)
