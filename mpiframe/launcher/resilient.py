@@ -11,6 +11,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,7 +78,9 @@ class ResilientWorld(World):
     def _start(self, ticket: dict[str, Any]) -> None:
         env = self._env | {JOIN: json.dumps(ticket)}
         argv = self._plan.server_argv(int(ticket["rank"]))
-        self._servers[self._launch(argv, env, subprocess.DEVNULL)] = ticket
+        # What MPICH's launcher says of a rank that died would else stand amidst what the script prints.
+        stdout = 2 if self._output is None and sys.stderr is not None else None
+        self._servers[self._launch(argv, env, subprocess.DEVNULL, stdout)] = ticket
 
     def _reap(self) -> None:
         super()._reap()

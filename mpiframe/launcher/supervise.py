@@ -87,7 +87,7 @@ class World:
         self._mpiexec = self._launch(plan.argv, env, _standard_input())
 
     def _launch(
-        self, argv: tuple[str, ...], env: dict[str, str], stdin: int | None
+        self, argv: tuple[str, ...], env: dict[str, str], stdin: int | None, stdout: int | None = None
     ) -> subprocess.Popen[bytes]:
         try:
             # A preexec_fn is safe here: no other thread of this process could hold a lock.
@@ -95,7 +95,7 @@ class World:
                 argv,
                 env=env,
                 stdin=stdin,
-                stdout=self._output,
+                stdout=self._output if stdout is None else stdout,
                 stderr=self._output,
                 start_new_session=True,
                 preexec_fn=end_with_parent,

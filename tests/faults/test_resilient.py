@@ -278,7 +278,7 @@ def test_ctrl_c(launcher: Any) -> None:
     script = HEAD + "client = mpiframe.Client()\nbegin(1)\nopen('ready', 'w').close()\ntime.sleep(600)"
     world = launcher.start(script, 3, options=("--resilient",))
     world.await_file("ready", QUICK)
-    world._process.send_signal(2)
+    world.process.send_signal(2)
     assert world.wait(QUICK).status == 130
 
 
