@@ -9,7 +9,7 @@ import pytest
 
 from mpiframe.errors import MpiframeError, ServerLost, TargetError
 from mpiframe.queues import Dispatcher
-from mpiframe.targets import resolve
+from mpiframe.targets import places, resolve
 
 
 def world(*ranks: int, lost: tuple[int, ...] = ()) -> Dispatcher:
@@ -116,3 +116,20 @@ def test_many_servers_are_named_shortly() -> None:
         resolve(501, world(*range(1, 501)))
     with pytest.raises(TargetError, match="servers: 1, 2, 3, 4, 5, 6, 8"):
         resolve(0, world(1, 2, 3, 4, 5, 6, 8))
+
+
+# -- places, whether somebody is there or not ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [(2, [2]), ("all", [1, 2, 3]), ([3, 1, 3], [3, 1]), (np.int64(1), [1]), (range(1, 3), [1, 2])],
+)
+def test_places(target: Any, expected: list[int]) -> None:
+    assert places(target, [1, 2, 3]) == expected
+
+
+@pytest.mark.parametrize("target", [0, 4, True, None, "some", 1.0, [1, 4], [True], b"1"])
+def test_no_places(target: Any) -> None:
+    with pytest.raises(TargetError, match='choose of 1, 2, 3, or "all"'):
+        places(target, [1, 2, 3])
