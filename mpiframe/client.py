@@ -488,7 +488,8 @@ class Client(concurrent.futures.Executor):
     @property
     def unhandled_losses(self) -> list[int]:
         """The servers that died and were not replaced, though the script has not seen what was lost."""
-        return self._loop.losses.unhandled()
+        with self._loop.lock:
+            return [r for r in self._loop.losses.unhandled() if r not in self._loop.recovering]
 
     def story(self, id: int) -> list[str]:
         """What happened to a request so far, for debugging; the record is bounded."""

@@ -203,6 +203,8 @@ class Recovery:
         with loop.lock:
             self._under_way.discard(rank)
             loop.recovering.discard(rank)
+            if loop.closing:
+                loop.losses.replaced(rank)  # or would be, if there were still something to do
             served = rank in loop._transport.peers
             if problem is not None:
                 self._problems[rank] = WorldError(f"server {rank} could not be replaced: {problem}")

@@ -494,6 +494,10 @@ def test_the_end_does_not_wait_for_nothing(launcher: Any) -> None:
     assert "left" in resilient(launcher, body, client='restart="always"').stdout
 
 
+def test_a_server_that_dies_at_the_end_and_would_be_replaced(launcher: Any) -> None:
+    resilient(launcher, "kill(1)\nuntil(lambda: state_of(1) == 'starting')", client='restart="always"')
+
+
 def test_where_servers_cannot_be_replaced(launcher: Any) -> None:
     script = """
 import mpiframe
