@@ -8,7 +8,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from mpiframe import codec
 from mpiframe.errors import (
@@ -26,6 +26,8 @@ from mpiframe.output import STDERR, STDOUT
 from mpiframe.queues import End
 
 log = logging.getLogger("mpiframe")
+
+_E = TypeVar("_E", bound=BaseException)
 
 _DONE = Status.DONE
 
@@ -142,7 +144,7 @@ def response(request: Request, host: str | None) -> Response:
     if request.output:
         out = "".join([text for stream, text in request.output if stream == STDOUT])
         err = "".join([text for stream, text in request.output if stream == STDERR])
-    error, status = request.error, request.status
+    error, status = request.error and _seen(request.error), request.status
     told: str | None = None
     if error is not None:
         told = getattr(error, "remote_traceback", None) or str(error)
@@ -162,6 +164,13 @@ def response(request: Request, host: str | None) -> Response:
         host,
         error,
     )
+
+
+def _seen(error: _E) -> _E:
+    """The script gets this error: it knows now that a server is lost."""
+    if isinstance(error, ServerLost):
+        error.seen = True
+    return error
 
 
 class Loop(Protocol):
@@ -235,7 +244,7 @@ class CommandFuture(concurrent.futures.Future[Any]):
                 raise self._cancelled()
         if self._exception is not None:
             try:
-                raise self._exception
+                raise _seen(self._exception)
             finally:
                 self = None  # type: ignore[assignment]  # no cycle of exception, frame and future
         return self._result
@@ -245,7 +254,7 @@ class CommandFuture(concurrent.futures.Future[Any]):
         self._await(timeout)
         if self.cancelled():
             raise self._cancelled()
-        return self._exception
+        return None if self._exception is None else _seen(self._exception)
 
     def _cancelled(self) -> MpiframeError:
         return self._how_cancelled or CommandCancelled(f"{self._words()} was cancelled")

@@ -54,6 +54,7 @@ def _run(options: argparse.Namespace) -> int:
         mpiexec=options.mpiexec,
         hostfile=options.hostfile,
         extra=options.launcher_arg,
+        resilient=options.resilient,
     )
     if options.dry_run:
         print(plan)
@@ -119,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="ARG",
         help="an argument for mpiexec, as --launcher-arg=--map-by; repeat for more",
+    )
+    run.add_argument(
+        "--resilient",
+        action="store_true",
+        help="a server that dies fails only its own requests, and can be replaced",
     )
     run.add_argument(
         "--casampi",

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpiframe import doorbell
+from mpiframe import doorbell, recovery
 from mpiframe.answers import CommandFuture, Holder, place, response, shorten
 from mpiframe.client_loop import ClientLoop
 from mpiframe.commands import CommandEncoder, Encoded
@@ -44,7 +44,8 @@ from mpiframe.output import Printer
 from mpiframe.plugins.base import Plugin
 from mpiframe.process import finalize_and_exit, leave, serve_and_leave
 from mpiframe.proxy import Proxy, load_plugin
-from mpiframe.targets import Target, each, resolve
+from mpiframe.recovery import POLICIES, Recovery
+from mpiframe.targets import Target, each, places, resolve
 from mpiframe.views import ServerTable, View
 from mpiframe.world import CLIENT, open_world
 
@@ -74,7 +75,12 @@ class Client(concurrent.futures.Executor):
     log_level: servers send log records from this level on to this process's `logging`; each record has
         the attributes `rank`, `host` and `request`, and "server N@host" as its processName.
 
-    Raises WorldError where there is no world of at least two ranks, or where there is a client already.
+    restart: what becomes of the place of a server that died. "never": it stays empty, until `restart` is
+        called; "always": another server is started in it, runs what `setup` was given, and takes up its
+        queue. Needs a world that outlives a dead server (`mpiframe run --resilient`).
+
+    Raises WorldError where there is no world of at least two ranks, where there is a client already, or where
+    servers cannot be replaced but are to be.
 
     As a context manager it ends well by waiting for all that was pushed, and ends badly (an exception
     leaves the block) by dropping what is queued and interrupting what runs.
@@ -86,8 +92,13 @@ class Client(concurrent.futures.Executor):
         output: str = "redirect",
         output_dir: str | os.PathLike[str] | None = None,
         log_level: int | str = logging.WARNING,
+        restart: str = "never",
     ) -> None:
         global _client
+        if restart not in POLICIES:
+            raise WorldError(
+                f"restart={restart!r} is no choice; choose one of {', '.join(map(repr, POLICIES))}"
+            )
         printer, level = _check_options(output, output_dir, log_level)
         world = open_world()
         if world.rank != CLIENT:
@@ -95,6 +106,8 @@ class Client(concurrent.futures.Executor):
         if _client is not None:
             state = "closed; its servers are gone" if _client._closed else "open"
             raise WorldError(f"this process has a client already, and it is {state}. One run has one client")
+        if restart != "never":
+            recovery.check(world.resilient)
         self._closed: bool = False
         self.must_abort = False  # a server will not end: the process's end has to take it along
         self._world = world
@@ -106,13 +119,16 @@ class Client(concurrent.futures.Executor):
         self._ids = itertools.count(1)
         self._service_ids = itertools.count(-1, -1)  # of calls that the user does not see
         _client = self
+        session = (int(Down.SESSION), list(sys.path), level)
+        self._recovery = Recovery(self, restart, session)
+        self._loop.is_replaced = self._recovery.is_replaced
         self._recorder: Recorder | None = None  # of calls that record in a journal, once there is one
         self._loop.start()
         for name in unknown_settings():
             log.warning("the environment variable %s sets nothing: there is no such setting", name)
         self._tell_polling()
         for rank in world.servers:
-            self._loop.say(rank, (int(Down.SESSION), list(sys.path), level))
+            self._loop.say(rank, session)
         # MPI's Finalize comes after all exit handlers.
         atexit.register(self._at_exit)
 
@@ -413,6 +429,31 @@ class Client(concurrent.futures.Executor):
             f"server {rank} has no doorbell ({why}), so a running command cannot be interrupted"
         )
 
+    # -- servers that are replaced -----------------------------------------------------------------
+
+    def setup(self, command: str | Callable[[], Any]) -> None:
+        """Run a command on every server now, and on every replacement before it takes up its queue.
+
+        Variables that other commands made, and plugins, are not brought back on a replacement: make them in
+        the setup. Returns when all have run it; raises the error of the first that failed, and forgets it
+        then.
+        """
+        if self._closed:
+            self._refuse()
+        self._recovery.setup(command, self._encoder.encode(command, None))
+
+    def restart(self, target: int | Iterable[int] | str) -> None:
+        """Replace servers, dead or alive; returns when the new ones serve.
+
+        A live one is ended first: the command it runs is interrupted and its request is lost (or retried, as
+        its `retries` say), its plugins stop, and after `MPIFRAME_GRACE` seconds it is ended by force. What is
+        queued for it waits for the new one. Raises TargetError, and WorldError where servers cannot be
+        replaced or one does not come.
+        """
+        if self._closed:
+            self._refuse()
+        self._recovery.restart(places(target, self._world.servers))
+
     @property
     def servers(self) -> ServerTable:
         """One row a server: rank, host, pid, state, queued, running, CPU seconds, resident bytes.
@@ -428,7 +469,9 @@ class Client(concurrent.futures.Executor):
             for rank in self._world.servers:
                 member = self._world.members[rank]
                 state, queued, running = "lost" if dispatcher.is_lost(rank) else "closed", 0, None
-                if dispatcher.is_live(rank) and not self._closed:
+                if dispatcher.is_absent(rank):
+                    state, queued = "starting", dispatcher.row(rank)[0]
+                elif dispatcher.is_live(rank) and not self._closed:
                     queued, running = dispatcher.row(rank)
                     state = "idle" if running is None else "busy"
                 cpu, rss = pulse.usage.get(rank, (None, None))
@@ -439,8 +482,13 @@ class Client(concurrent.futures.Executor):
 
     @property
     def lost_a_server(self) -> bool:
-        """Whether a server ended that was not told to."""
-        return self._loop.lost_unexpectedly
+        """Whether a server ended before the run did, so that MPI cannot be finalized."""
+        return self._loop.losses.any
+
+    @property
+    def unhandled_losses(self) -> list[int]:
+        """The servers that died and were not replaced, though the script has not seen what was lost."""
+        return self._loop.losses.unhandled()
 
     def story(self, id: int) -> list[str]:
         """What happened to a request so far, for debugging; the record is bounded."""
@@ -680,15 +728,28 @@ class Client(concurrent.futures.Executor):
                     self.close()
                 except MpiframeError as error:
                     unseen = error
-        lost = self._loop.lost_unexpectedly
         if self.must_abort:
             self._world.abort(1)
-        leave(self._world)
+        lost = self.lost_a_server
+        leave(self._world, finalize=not (lost and self._world.resilient))
         if unseen is not None or (lost and not failed):
             # Exit handlers cannot change the exit status, so this one ends the process itself.
             if unseen is not None:
                 print(f"mpiframe: {type(unseen).__name__}: {unseen}", file=sys.stderr)
-            finalize_and_exit(1, finalize=not lost)
+            bad = unseen is not None or self.tell_losses()
+            finalize_and_exit(int(bad), finalize=not lost)
+
+    def tell_losses(self) -> bool:
+        """Say which servers were lost for good and unseen, if there are any, and whether there are."""
+        ranks = self.unhandled_losses
+        if ranks:
+            which = ", ".join(f"{rank} on {self._world.members[rank].host}" for rank in ranks)
+            hint = "" if self._world.resilient else ". With `mpiframe run --resilient` the others would go on"
+            print(
+                f"mpiframe: a server was lost during the run, so it did not end well (server {which}){hint}",
+                file=sys.stderr,
+            )
+        return bool(ranks)
 
     def _tell_polling(self) -> None:
         why = self._world.why_polling

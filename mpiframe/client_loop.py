@@ -22,7 +22,8 @@ from mpiframe.messages import Down, Outcome, Request, Status, Up
 from mpiframe.output import Printer
 from mpiframe.pulse import Pulse
 from mpiframe.queues import Cancel, Dispatcher, End, Instruction, Interrupt, Overdue, Send
-from mpiframe.transport import AWAY
+from mpiframe.recovery import Losses
+from mpiframe.transport import AWAY, Peer
 from mpiframe.world import World
 
 log = logging.getLogger("mpiframe")
@@ -39,11 +40,19 @@ _DONE, _VALUE, _PICKLED = (
 )  # on the path of every answer, where a look-up counts
 
 
+def _never(_rank: int) -> bool:
+    """Where nothing replaces a server that is gone."""
+    return False
+
+
 class Gate(Protocol):
     """Who is told that the command of a collective waits for the others, or has failed."""
 
     def arrived(self, id: int, rank: int) -> None:
         """With the loop's lock."""
+
+    def ports(self, ports: list[str]) -> None:
+        """Where members are to connect that were not there from the start; likewise."""
 
     def spoil(self) -> None:
         """A member has failed, and the next collective must not find what is left of this one; likewise."""
@@ -66,10 +75,13 @@ class ClientLoop(Driver):
         # command it was on, monotonic seconds at which it should be on another)
         self._asked_back: dict[int, int] = {}  # rank -> serial of the last command it was asked not to run
         self.communicators: dict[tuple[int, ...], int] = {}  # by members: how often theirs was spoilt
+        self.recovering: set[int] = set()  # servers that are being ended for a restart, or started
+        self.newcomers: set[int] = set()  # servers that were not there from the start
         self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
         self.end_session: Callable[[], None] = lambda: None
         self.stopped: set[int] = set()  # servers that ended their session in order
-        self.lost_unexpectedly = False
+        self.losses = Losses(lambda rank: self.dispatcher.running(rank) is not None)
+        self.is_replaced: Callable[[int], bool] = _never
         self._printer = printer
         self._deliver_other = deliver
         self._known: dict[int, set[int]] = {rank: set() for rank in world.servers}
@@ -85,13 +97,57 @@ class ClientLoop(Driver):
         with self.lock:
             for rank in self.world.servers:
                 peer = self._transport.peers[rank]
-                if peer.control is not None:
-                    peer.control.setblocking(False)
-                    self._transport.watch(peer.control.fileno(), _Hear(self, rank, peer.control))
+                self._listen_to(peer)
                 self._carry_out(self.dispatcher.joined(rank, alone=peer.control is None))
             self._transport.show(AWAY)
         self._thread.start()
         self.ctrl_c.install()
+
+    def _listen_to(self, peer: Peer) -> None:
+        if peer.control is not None:
+            peer.control.setblocking(False)
+            self._transport.watch(peer.control.fileno(), _Hear(self, peer.rank, peer.control))
+
+    # -- servers that are replaced (with the lock) ---------------------------------------------------
+
+    def release(self, rank: int, why: str) -> None:
+        """This server is about to be ended and replaced: it gets nothing more, and what it runs is lost."""
+        self._why_ended.setdefault(rank, why)
+        begun = self._transport.begun[rank] if self._transport.begun is not None else None
+        local = rank in self._transport.peers and self._transport.peers[rank].local
+        self._carry_out(self.dispatcher.lost(rank, True, begun if local else None))
+
+    def welcome(self, peer: Peer) -> None:
+        """A replacement has come; it gets nothing of its queue yet."""
+        self._transport.add(peer)
+        self._listen_to(peer)
+        self.stopped.discard(peer.rank)
+        if peer.local and self._transport.begun is not None:
+            self._transport.begun[peer.rank] = 0
+
+    def send_past_queue(self, rank: int, request: Request) -> None:
+        """Send a command to a replacement before it takes up its queue."""
+        self.requests[request.id] = request
+        self.open += 1
+        self._transport.send(rank, pack((_RUN, [request.frame])), request.buffers)
+
+    def serves(self, rank: int, serial: int) -> None:
+        """A replacement is ready: it takes up its queue; `serial`: as many commands it has run already."""
+        peer = self._transport.peers.get(rank)
+        if peer is not None:
+            self.losses.replaced(rank)
+            self._why_ended.pop(rank, None)
+            self.newcomers.add(rank)
+            for members in self.communicators:
+                if rank in members:
+                    self.communicators[members] += 1  # the others have one with its predecessor
+            self._carry_out(self.dispatcher.joined(rank, peer.control is None, serial))
+
+    def natives(self, ranks: list[int]) -> list[int]:
+        """Those of these servers that share a communicator, of which they can make others."""
+        if self.world.resilient == "ulfm" and self.losses.any:
+            return []  # of one in which a rank is known to be dead Open MPI makes no other
+        return [rank for rank in ranks if rank not in self.newcomers]
 
     # -- what the client asks for ------------------------------------------------------------------
 
@@ -255,6 +311,9 @@ class ClientLoop(Driver):
         elif kind == Up.ARRIVED:
             if content[1] in self.gates:
                 self.gates[content[1]].arrived(content[1], rank)
+        elif kind == Up.PORTS:
+            if content[1] in self.gates:
+                self.gates[content[1]].ports(content[2])
         elif kind == Up.STOPPED:
             self.stopped.add(rank)
             self._deliveries.append((None,))
@@ -318,13 +377,21 @@ class ClientLoop(Driver):
         """A server's end of the doorbell is closed."""
         if rank not in self._transport.peers:
             return
+        for message in iter(self._transport.poll, None):
+            self._handle(message)  # its last words among them
+        local = self._transport.peers[rank].local and self._transport.begun is not None
+        begun = self._transport.begun[rank] if local else None
         self._transport.drop(rank)
+        self._ahead.pop(rank, None)
+        self._known[rank].clear()
+        self.losses.any = True
         self._asked_back.pop(rank, None)
         self.pulse.gone(rank)
         if rank not in self.stopped:
-            self.lost_unexpectedly = True
             self.stopped.add(rank)
-        self._carry_out(self.dispatcher.lost(rank))
+            if rank not in self.recovering:
+                self.losses.lost(rank)
+        self._carry_out(self.dispatcher.lost(rank, self.is_replaced(rank), begun))
         self._deliveries.append((None,))
 
     def _due(self) -> float | None:
@@ -365,6 +432,8 @@ class ClientLoop(Driver):
                 self._send(instruction.rank, instruction.requests)
             elif type(instruction) is End:
                 self.open -= 1
+                if instruction.status is Status.LOST and instruction.server is not None:
+                    self.losses.ended(instruction.server, instruction.request)
                 self._deliveries.append((instruction.request, instruction, ()))
             elif type(instruction) is Interrupt:
                 self.control(instruction.rank, doorbell.INTERRUPT, instruction.id)
@@ -411,7 +480,8 @@ class ClientLoop(Driver):
             commands.append(frame)
             if request.buffers:
                 buffers.extend(request.buffers)
-            if not request.retries and (request.target is not None or request.buffers):
+            kept = request.target is None or self.world.resilient
+            if not request.retries and (request.buffers or not kept):
                 request.frame, request.buffers = (), ()  # the message holds them until it is through
         self._transport.send(rank, pack((_RUN, commands)), buffers)
 

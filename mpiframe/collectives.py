@@ -29,6 +29,7 @@ from mpiframe.errors import (
     CommandSyntaxError,
     CommandTimeout,
     SerializationError,
+    ServerLost,
     WorldError,
 )
 from mpiframe.messages import Down, Mode, Request
@@ -55,8 +56,10 @@ class Together:
         self._ranks = [rank for rank, _ in members]
         self._arrived: set[int] = set()
         self._open = False
+        self._pieces: tuple[list[int], list[int]] | None = None  # members from the start, and newcomers
         self.cause: Request | None = None
         self._why: str | None = None  # it is broken, and why
+        self._given_up: set[int] = set()  # the ids of members that did not end
         self._ended: set[int] = set()  # the ids of members of whose end we were told
 
     def run(self, timeout: float | None) -> list[Any]:
@@ -80,8 +83,13 @@ class Together:
         if not ended:
             raise CommandTimeout(f"the collective on servers {self._ranks} did not end within {timeout} s")
         if self.cause is not None:
+            # That a member has died is what the others' errors come from, whichever was heard of first.
+            dead = [r.error for r in self.requests if isinstance(r.error, ServerLost)]
+            for error in dead:
+                error.seen = True
+            dead = [r.error for r in self.requests if r.error in dead and r.id not in self._given_up]
             assert self.cause.error is not None
-            raise self.cause.error
+            raise dead[0] if dead else self.cause.error
         return [request.value for request in self.requests]
 
     def _all_told(self) -> bool:
@@ -94,14 +102,31 @@ class Together:
             self._let_in(rank, id)
         elif len(self._arrived) == len(self.requests):
             self._open = True
-            for request in self.requests:
-                assert request.server is not None
-                self._let_in(request.server, request.id)
+            natives = self._loop.natives(self._ranks)
+            if len(natives) < len(self._ranks) > 1:
+                # One opens ports for the others, who share no communicator with it.
+                first = natives or self._ranks[:1]
+                self._pieces = first, [rank for rank in self._ranks if rank not in first]
+                self._let_in(first[0], self.requests[self._ranks.index(first[0])].id)
+            else:
+                self._let_all_in()
 
-    def _let_in(self, rank: int, id: int) -> None:
+    def ports(self, ports: list[str]) -> None:
+        """The first member has opened these for those who were not there from the start; with the lock."""
+        if self._pieces is not None:
+            self._let_all_in(ports, but=self._pieces[0][0])
+
+    def _let_all_in(self, ports: list[str] | None = None, but: int | None = None) -> None:
+        for request in self.requests:
+            assert request.server is not None
+            if request.server != but:
+                self._let_in(request.server, request.id, ports)
+
+    def _let_in(self, rank: int, id: int, ports: list[str] | None = None) -> None:
         if rank in self._loop._transport.peers:
-            number = self._loop.communicators.get(tuple(self._ranks), 0)
-            self._loop._transport.send(rank, pack((int(Down.GATE), id, self._why, number)))
+            number = self._loop.communicators.setdefault(tuple(self._ranks), 0)
+            gate = (int(Down.GATE), id, self._why, (number, self._pieces, ports))
+            self._loop._transport.send(rank, pack(gate))
 
     def spoil(self) -> None:
         """What is left of this one must not reach the next; with the loop's lock."""
@@ -148,7 +173,8 @@ class Together:
             for request in stuck:
                 if not request.told and request.server is not None:
                     why = f"It was given up because its part in request {request.id} could not be ended"
-                    loop.give_up(request.server, why)
+                    self._given_up.add(request.id)
+                    self._client._recovery.give_up(request.server, why)
 
 
 def members(client: Client, target: Target) -> list[int]:

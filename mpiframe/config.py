@@ -47,6 +47,9 @@ class Config:
     """The most memory for received arrays that is kept for the next ones; 0 keeps none."""
     capture_limit: int = 256 * 1024 * 1024
     """The most of one stream of one command that is kept; the middle of what is longer is left out."""
+    restart_attempts: int = 3
+    """How often in a row a replacement may end before it is ready for commands, until its place is given
+    up."""
     output_delay: float = 0.02
     """How long printed text may be held back to be sent with what follows."""
 
@@ -74,7 +77,10 @@ class Config:
         return range(int(first or 0), int(last or first or 0) + 1)
 
 
-_NOT_OURS = tuple(f"MPIFRAME_{word}" for word in ("RUN_DIR", "CALLER_ENV", "TERMINAL", "PYTHON", "TEST"))
+_NOT_OURS = tuple(
+    f"MPIFRAME_{word}"
+    for word in ("RUN_DIR", "CALLER_ENV", "TERMINAL", "PYTHON", "TEST", "JOIN", "RESILIENT")
+)
 
 
 def unknown_settings(environ: Mapping[str, str] = os.environ) -> list[str]:

@@ -82,8 +82,11 @@ class Control(threading.Thread):
             self._tell(doorbell.PONG, id, cpu, rss)
         elif kind == doorbell.ABANDON:
             self._server.abandon()
+        elif kind == doorbell.LEAVE:
+            self._server.leave()
         elif kind == doorbell.FAREWELL:
             self._orderly = True
+            self._server.may_finalize = not id
             self._over.set()
             return True
         return False

@@ -69,6 +69,8 @@ def examine(mpiexec: str | None = None) -> Report:
         plan = _look_at_mpi(report, answer, mpiexec)
         if plan is not None:
             _look_at_world(report, plan, answer, Path(directory) / "output")
+            if report.ok:
+                _look_at_resilience(report, plan.library, Path(directory), mpiexec)
     return report
 
 
@@ -147,6 +149,39 @@ def _world_failed(report: Report, plan: launcher.LaunchPlan, status: int, output
         f"two ranks {what}" + "".join(f"\n    {line}" for line in said),
         advice="Run the command by hand to see more, then send it with its output to whoever runs "
         f"the machine:\n  {plan}",
+    )
+
+
+def _look_at_resilience(
+    report: Report, library: launcher.MpiLibrary, directory: Path, mpiexec: str | None
+) -> None:
+    """Whether a world outlives a dead server here: one is started, and its server killed and replaced."""
+    how, _ = launcher.resilience(library)
+    if not how:
+        report.add(
+            "resilient", f"not with {library}: a server that dies ends the run, and none can be replaced"
+        )
+        return
+    answer, output_path = directory / "survival", directory / "survival-output"
+    words = ["-m", "mpiframe", "-m", "mpiframe._survival", str(answer)]
+    try:
+        plan = launcher.plan(2, words, mpiexec=mpiexec, resilient=True)
+        with output_path.open("wb") as output:
+            status = launcher.run(plan, timeout=_WORLD_SECONDS, output=output)
+        found = json.loads(answer.read_text(encoding="utf-8"))
+    except (WorldError, OSError, ValueError) as error:
+        status, found = 1, {"worked": False, "why": error}
+    if status == 0 and found.get("worked"):
+        times = f"noticed after {found['noticed'] * 1e3:.0f} ms, replaced in {found['replaced']:.1f} s"
+        report.add("resilient", f"with `mpiframe run --resilient` a dead server is {times}")
+        return
+    said = output_path.read_text(encoding="utf-8", errors="replace") if output_path.exists() else ""
+    lines = [str(found.get("why", f"status {status}")), *said.splitlines()[-_TAIL_LINES:]]
+    report.add(
+        "resilient", "a server was killed, and not replaced as it should be" + "\n    ".join(["", *lines])
+    )
+    report.advice.append(
+        "Do not use `mpiframe run --resilient` here: a world that outlives its servers failed."
     )
 
 

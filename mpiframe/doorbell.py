@@ -42,6 +42,7 @@ RECORD = struct.Struct("!cqdQ")
 """What travels on the control connection: kind, id, CPU seconds, resident bytes (unused ones are 0)."""
 INTERRUPT, BREAK, RECALL, RECALLED, CANCEL = b"I", b"B", b"R", b"r", b"C"
 PING, PONG, ABANDON, FAREWELL = b"P", b"p", b"A", b"F"
+LEAVE = b"L"  # end the process now, whatever it does, and leave MPI as it is
 
 Address = tuple[str, ...]
 """("unix", path) or ("tcp", host, port); ("none", why) where there is no doorbell"""

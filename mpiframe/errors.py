@@ -79,6 +79,8 @@ class RequestError(MpiframeError, LookupError):
 class ServerLost(MpiframeError):
     """The server ended before it answered."""
 
+    seen = False  # the script has got this error, as a response's or a future's
+
 
 if sys.version_info >= (3, 11):  # from here on the two are one class
 

@@ -18,7 +18,7 @@ from mpi4py import MPI
 from mpiframe import codec, server
 from mpiframe.errors import WorldError
 from mpiframe.group_comm import GroupComm, look_for_breaks
-from mpiframe.messages import Mode
+from mpiframe.messages import Mode, Up
 from mpiframe.namespace import ItemError
 
 _TAG = 71  # of the making of communicators
@@ -70,21 +70,60 @@ def meet(ranks: tuple[int, ...]) -> GroupComm:
     """Wait for the other members; the communicator among them. Raises GroupBroken."""
     here = _here()
 
-    def communicator(number: int) -> GroupComm:
+    def communicator(wanted: tuple[int, Any, list[str] | None]) -> GroupComm:
+        number, pieces, ports = wanted
         # Another number than last time: a collective has failed in that one, and something may be left in it.
         known = _comms.get(ranks)
         if known is not None and known[0] == number:
+            if pieces is not None and here.rank == pieces[0][0]:
+                here.post((int(Up.PORTS), here.running, []))  # the others have it, too
             return known[1]
         look_for_breaks(lambda: here.broken != 0 and here.broken == here.running)
-        # Not from the transport's communicator: Open MPI makes one by messages in the old one, with our tag,
-        # and the transport would take them for its own.
-        group = MPI.COMM_WORLD.Get_group().Incl(ranks)
-        comm = GroupComm(MPI.COMM_WORLD.Create_group(group, _TAG))
-        group.Free()
+        if pieces is None:
+            comm = GroupComm(_of_natives(list(ranks)))
+        else:
+            comm = GroupComm(_of_pieces(ranks, pieces[0], pieces[1], ports))
         _comms[ranks] = number, comm
         return comm
 
     return here.meet(communicator)
+
+
+def _of_natives(ranks: list[int]) -> MPI.Intracomm:
+    """A communicator among servers that were there from the start."""
+    # Not from the transport's communicator: Open MPI makes one by messages in the old one, with our tag,
+    # and the transport would take them for its own.
+    base = _here().world.base
+    everyone = base.Get_group()
+    group = everyone.Incl(ranks)
+    comm: MPI.Intracomm = base.Create_group(group, _TAG)
+    group.Free()
+    everyone.Free()
+    return comm
+
+
+def _of_pieces(
+    ranks: tuple[int, ...], first: list[int], newcomers: list[int], ports: list[str] | None
+) -> MPI.Intracomm:
+    """A communicator with servers that came later: they connect, one after the other, to the first of all."""
+    here = _here()
+    if here.rank == first[0]:
+        ports = [MPI.Open_port() for _ in newcomers]
+        here.post((int(Up.PORTS), here.running, ports))
+    assert ports is not None
+    if here.rank in first:
+        comm: MPI.Intracomm = MPI.COMM_SELF if len(first) == 1 else _of_natives(first)
+        left = ports
+    else:
+        place = newcomers.index(here.rank)
+        comm = MPI.COMM_SELF.Connect(ports[place]).Merge(True)
+        left = ports[place + 1 :]
+    for port in left:
+        comm = comm.Accept(port).Merge(False)
+    if here.rank == first[0]:
+        for port in ports:
+            MPI.Close_port(port)
+    return MPI.Intracomm(comm.Split(0, ranks.index(here.rank)))
 
 
 def forget(reduction: int) -> None:

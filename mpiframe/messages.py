@@ -63,6 +63,7 @@ class Up(enum.IntEnum):
     STOPPED = 5  # the last message of a session
     ARRIVED = 6  # a collective command waits at its gate
     SKIPPED = 7  # a command that was recalled has not been run
+    PORTS = 8  # where the members of a collective are to connect that share no communicator with the others
 
 
 class Outcome(enum.IntEnum):
@@ -157,12 +158,12 @@ class Response:
 class ServerInfo:
     """One row of `Client.servers`.
 
-    `state` is idle, busy, unresponsive, lost or closed. Unresponsive is a server that has left a ping
-    unanswered for `Config.patience` seconds: its process is stopped or swapped out, its host cannot be
-    reached, or C code holds the interpreter's lock, which may be honest work. It is left alone, and its
-    answers count when they come. `queued` counts commands that wait for this server alone; `running`
-    is the id of the request it works on; `cpu` is CPU seconds used so far, `rss` resident bytes (both
-    None where the server did not answer).
+    `state` is idle, busy, unresponsive, lost, starting or closed. Starting is one that replaces a server
+    that is gone. Unresponsive is a server that has left a ping unanswered for `Config.patience` seconds:
+    its process is stopped or swapped out, its host cannot be reached, or C code holds the interpreter's
+    lock, which may be honest work. It is left alone, and its answers count when they come. `queued`
+    counts commands that wait for this server alone; `running` is the id of the request it works on;
+    `cpu` is CPU seconds used so far, `rss` resident bytes (both None where the server did not answer).
     """
 
     rank: int

@@ -11,7 +11,7 @@ import time
 
 from mpi4py import MPI
 
-from mpiframe import codec, doorbell
+from mpiframe import codec, doorbell, joining
 from mpiframe.messages import Down, Up
 from mpiframe.server import Server
 from mpiframe.transport import ASLEEP
@@ -20,8 +20,9 @@ from mpiframe.world import CLIENT, World, opened
 
 def serve_and_leave(world: World) -> None:
     """On a server rank: serve, then end the process without returning to the user's script."""
-    Server(world).run()
-    finalize_and_exit(0)
+    server = Server(world)
+    server.run()
+    finalize_and_exit(0, finalize=server.may_finalize)
 
 
 def dismiss(world: World) -> None:
@@ -45,15 +46,18 @@ def dismiss(world: World) -> None:
         world.abort(1)
 
 
-def leave(world: World | None = None) -> None:
-    """The client's process is about to end: let the servers' processes end too."""
+def leave(world: World | None = None, finalize: bool = True) -> None:
+    """The client's process is about to end: let the servers' processes end too.
+
+    `finalize`: by MPI's Finalize; not where a rank is dead, and the world outlives that.
+    """
     world = world or opened()
     if world is None or world.rank != CLIENT:
         return
     for peer in world.transport.peers.values():
         if peer.control is not None:
             with contextlib.suppress(OSError):
-                peer.control.send(doorbell.RECORD.pack(doorbell.FAREWELL, 0, 0.0, 0))
+                peer.control.send(doorbell.RECORD.pack(doorbell.FAREWELL, int(not finalize), 0.0, 0))
 
 
 def finalize_and_exit(code: int, finalize: bool = True) -> None:
@@ -66,6 +70,11 @@ def finalize_and_exit(code: int, finalize: bool = True) -> None:
             stream.flush()
     logging.shutdown()
     if not finalize:
+        world = opened()
+        if world is not None and world.resilient:
+            if world.resilient == "ulfm":
+                joining.await_end(code, world.rank == CLIENT)
+            os._exit(code)
         if MPI.get_vendor()[0] == "MPICH":
             MPI.COMM_WORLD.Abort(code)  # its launcher may report 0 for a run in which a rank just ended
         os._exit(code)

@@ -117,6 +117,7 @@ class _Server:
     barrier: bool = False  # something long, unknown or large is among it: send nothing ahead
     queued: int = 0  # live requests in `own` (cancelled ones stay there until they are reached)
     paused: bool = False  # gets nothing new
+    absent: bool = False  # gone, and its replacement has not come yet; it is paused, too
     alone: bool = False  # what it was sent cannot be had back, so nothing is sent ahead
     serial: int = 0  # commands it was ever sent
 
@@ -141,12 +142,18 @@ class Dispatcher:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def joined(self, rank: int, alone: bool = False) -> list[Instruction]:
-        """A server is ready for commands; `alone`: what it was sent cannot be recalled."""
-        self._servers[rank] = _Server(rank, alone=alone)
+    def joined(self, rank: int, alone: bool = False, serial: int = 0) -> list[Instruction]:
+        """A server is ready for commands; `alone`: what it was sent cannot be recalled.
+
+        `serial`: of the last command that it was sent past its queue.
+        """
+        before = self._servers.get(rank)
+        server = self._servers[rank] = _Server(rank, alone=alone, serial=serial)
+        if before is not None:  # it replaces this one
+            server.own, server.queued = before.own, before.queued
         self._lost.discard(rank)
         self._idle[rank] = None
-        return self._refill(self._servers[rank])
+        return self._refill(server)
 
     def pushed(self, request: Request) -> list[Instruction]:
         """A request was made. Its target, if it has one, must be a live server."""
@@ -224,13 +231,21 @@ class Dispatcher:
         self._story.append((id, "deferred", rank))
         return self._settle(server)
 
-    def lost(self, rank: int) -> list[Instruction]:
-        """A server is gone: what it had been sent is lost or retried, the rest moves on or fails."""
+    def lost(self, rank: int, replaced: bool = False, begun: int | None = None) -> list[Instruction]:
+        """A server is gone: what it had been sent is lost or retried, the rest moves on or fails.
+
+        `replaced`: another one will join in its place, and its queue waits for that. `begun`: the serial of
+        the last command that it began, if that is known; those after it are as if they were still queued.
+        """
         server = self._servers.pop(rank, None)
         if server is None:
             return []
-        self._lost.add(rank)
         self._idle.pop(rank, None)
+        if replaced:
+            absent = _Server(rank, server.own, queued=server.queued, paused=True, absent=True)
+            self._servers[rank] = absent
+        else:
+            self._lost.add(rank)
         if self._warm is server:
             self._warm = None
         instructions: list[Instruction] = []
@@ -238,15 +253,24 @@ class Dispatcher:
         for request in [*server.waiting.values(), *server.sent.values()]:
             if request.ended:
                 continue
-            if request.retries > 0 and request.target is None and self._servers:
-                request.retries -= 1
-                self.retried += 1
+            waits = begun is not None and request.serial > begun and bool(request.frame)
+            somewhere = bool(self._servers) if request.target is None else replaced
+            if somewhere and (waits or request.retries > 0):
+                if not waits:
+                    request.retries -= 1
+                    self.retried += 1
                 request.status, request.server = Status.QUEUED, None
                 again.append(request)
+                self._story.append((request.id, "queued again" if waits else "retried", rank))
             else:
                 instructions.append(self._end(request, Status.LOST, rank))
-        instructions += [self._end(r, Status.LOST, rank) for r in server.own if not r.ended]
-        self._shared.extendleft(reversed(again))
+        if replaced:
+            own = [r for r in again if r.target is not None]
+            absent.own.extendleft(reversed(own))
+            absent.queued += len(own)
+        else:
+            instructions += [self._end(r, Status.LOST, rank) for r in server.own if not r.ended]
+        self._shared.extendleft(r for r in reversed(again) if r.target is None)
         if not self._servers:
             instructions += [self._end(r, Status.LOST, None) for r in self._shared if not r.ended]
             self._shared.clear()
@@ -299,7 +323,7 @@ class Dispatcher:
     def resumed(self, rank: int) -> list[Instruction]:
         """A server that was paused may get commands again."""
         server = self._servers.get(rank)
-        if server is None or not server.paused:
+        if server is None or not server.paused or server.absent:
             return []
         server.paused = False
         return self._settle(server)
@@ -379,12 +403,17 @@ class Dispatcher:
         return expected is not None and warm.load + (len(self._shared) + 1) * expected <= WAKING
 
     def ranks(self) -> list[int]:
-        """The servers that live, ascending."""
+        """The servers that live or are being replaced, ascending."""
         return sorted(self._servers)
 
     def is_live(self, rank: int) -> bool:
-        """Whether this server has joined and is not lost."""
+        """Whether this server has joined and is not lost, or is being replaced."""
         return rank in self._servers
+
+    def is_absent(self, rank: int) -> bool:
+        """Whether this server is gone, and its replacement has not come yet."""
+        server = self._servers.get(rank)
+        return server is not None and server.absent
 
     def is_lost(self, rank: int) -> bool:
         """Whether this server was one and is gone."""
@@ -425,6 +454,7 @@ class Dispatcher:
             assert not (live and free), f"server {rank} is idle while its queue is not empty"
             assert len(server.sent) <= WINDOW, rank
             assert all(r.target in (None, rank) for r in server.sent.values()), rank
+            assert not server.absent or (server.paused and not server.sent), rank
         waits = any(r.status is Status.QUEUED for r in self._shared)
         works = self._warm is not None and self._warm.sent
         assert works or not (waits and self._idle), "a server is idle while the shared queue is not empty"

@@ -138,14 +138,12 @@ def _end(current: Any, process: Any, opened: Any, status: int) -> int:
     except MpiframeError as error:
         print(f"mpiframe: {type(error).__name__}: {error}", file=sys.stderr)
         status = 1
-    if current.lost_a_server and status == 0:
-        print("mpiframe: a server was lost during the run, so it did not end well", file=sys.stderr)
-    if current.must_abort or current.lost_a_server:
+    if (status == 0 and current.tell_losses()) or current.must_abort:
         status = status or 1
     _write("status", f"{status}\n")
     if current.must_abort:
         opened.abort(status)
     if current.lost_a_server:
-        process.leave(opened)
-        process.finalize_and_exit(status or 1, finalize=False)
+        process.leave(opened, finalize=not opened.resilient)
+        process.finalize_and_exit(status, finalize=False)
     return status

@@ -78,8 +78,10 @@ class Server:
         self._hooks: list[Callable[[], None]] = []
         self._stopping = False
         self._orphaned = False
+        self.may_finalize = True  # no rank is dead, so MPI's Finalize will not wait for ever
         self._running = 0
         self._serial = 0  # of the last command that was begun
+        self._begun = world.transport.begun  # where the client finds it, should this process die
         self._limits: dict[int, float] = {}  # request -> seconds it may run
         self._fuse = Fuse()
         self._terminated = False  # by SIGTERM
@@ -117,10 +119,10 @@ class Server:
         else:
             self._arm()
 
-    def meet(self, then: Callable[[int], _T]) -> _T:
+    def meet(self, then: Callable[[Any], _T]) -> _T:
         """Wait, asleep, until the commands of all members of a collective have come this far; call `then`.
 
-        `then` gets the number of the communicator that the client wants used. No interrupt comes between
+        `then` gets what the client says of the communicator that is to be used. No interrupt comes between
         the gate and its end, or the other members would wait in MPI for a member that has left.
         Raises GroupBroken if a member never will come.
         """
@@ -135,7 +137,7 @@ class Server:
         self._raise_interrupt(request)  # it may have come since the last look
         return value
 
-    def _await_gate(self, request: int) -> int:
+    def _await_gate(self, request: int) -> Any:
         while True:
             message = self._wait()
             if message is None:
@@ -149,7 +151,7 @@ class Server:
             elif content[1] == request:
                 if content[2] is not None:
                     raise GroupBroken(content[2])
-                return int(content[3])
+                return content[3]
 
     def _raise_interrupt(self, request: int) -> None:
         if self._interrupt == request:
@@ -223,6 +225,13 @@ class Server:
         if self._control is not None:
             self._control.start()
 
+    def leave(self) -> NoReturn:
+        """End this process at once; from any thread."""
+        if self.world.resilient == "ulfm":
+            # Open MPI's launcher says of a rank that exits before Finalize, not of one that is killed.
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._leave(0)
+
     def _guard_exit(self) -> None:
         """A command that ends this process has failed; MPICH's launcher would take status 0 for success."""
         leave, me, terminal = os._exit, os.getpid(), os.dup(2)
@@ -235,6 +244,7 @@ class Server:
                 os.write(terminal, words.encode())
             leave(status or 1)
 
+        self._leave: Callable[[int], NoReturn] = leave
         os._exit = leave_truly
 
     def _stop(self) -> None:
@@ -351,6 +361,8 @@ class Server:
             self._recalled.discard(self._serial)
             self.post((int(Up.SKIPPED), id, self._serial))
             return
+        if self._begun is not None:
+            self._begun[self.rank] = self._serial
         executor, capture = self._executor, self._capture
         capture.request = id
         limit = self._limits.pop(id, 0.0) if self._limits else 0.0

@@ -50,6 +50,20 @@ def each(ranks: int | list[int] | None) -> list[Any]:
     return ranks if isinstance(ranks, list) else [ranks]
 
 
+def places(target: Any, servers: list[int]) -> list[int]:
+    """The ranks of a target, each once, whether they live or not. Raises TargetError."""
+    if isinstance(target, str) and target == "all":
+        return list(servers)
+    given = (
+        list(target) if isinstance(target, Iterable) and not isinstance(target, (str, bytes)) else [target]
+    )
+    for rank in given:
+        if isinstance(rank, bool) or not _is_rank(rank) or operator.index(rank) not in servers:
+            known = ", ".join(map(str, servers))
+            raise TargetError(f'there is no server {rank!r} to restart; choose of {known}, or "all"')
+    return list(dict.fromkeys(map(operator.index, given)))
+
+
 def _is_rank(value: Any) -> bool:
     return hasattr(value, "__index__") and not hasattr(value, "__len__")
 

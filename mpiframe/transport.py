@@ -62,12 +62,15 @@ class Peer:
     control: socket.socket | None = None
     local: bool = False  # shares the page with us
     events: tuple[int, ...] = ()  # its eventfds, one a bed: on one host, quicker to ring than the socket
+    comm: MPI.Intracomm | None = None  # None for the world's own, where every member has its own rank
+    address: int = 0  # its rank in `comm`
 
 
 @dataclass(slots=True)
 class _Outgoing:
     """A large message, or what is left of one, on its way out."""
 
+    rank: int
     buffers: list[memoryview]
     requests: list[Any] = field(default_factory=list)
 
@@ -86,10 +89,18 @@ class Transport:
     """The two planes of one rank: MPI for data, doorbells for waking. See the module's text."""
 
     def __init__(
-        self, comm: MPI.Intracomm, large: int, spin: float, cores: int, beds: int = 1, reuse: int = 0
+        self,
+        comm: MPI.Intracomm,
+        rank: int,
+        size: int,
+        large: int,
+        spin: float,
+        cores: int,
+        beds: int = 1,
+        reuse: int = 0,
     ) -> None:
         self.comm = comm
-        self.rank = comm.Get_rank()
+        self.rank = rank
         self.peers: dict[int, Peer] = {}
         self.spin = spin
         self._cores = cores
@@ -105,7 +116,8 @@ class Transport:
         self._bells: dict[int, Peer] = {}
         self._watched: dict[int, Callable[[], None]] = {}
         self._page: mmap.mmap | None = None
-        self._size = comm.Get_size()
+        self.begun: Any = None  # by rank: which command each server of this host has begun last, its serial
+        self._size = size
         self._elsewhere = 0
         self._roomy = False  # there is a core for every rank of this host
         self._events: list[int] = []
@@ -114,6 +126,13 @@ class Transport:
         self._step = _STEP
         self._improbe = comm.Improbe
         self._isend = comm.Isend
+        self._apart: dict[int, Peer] = {}  # those that are reached by a communicator of their own
+        self._left: set[int] = (
+            set()
+        )  # ranks of `comm` that are gone; another may have their place in the world
+        self._failed: set[int] = set()  # peers that MPI says are gone, and `block` is to tell of
+        self.resilient = False  # that a peer is gone, as MPI says it, is news and not an error
+        self._abandoned: list[Any] = []  # requests that may never complete, with their buffers
 
     # -- set-up -----------------------------------------------------------------------------------
 
@@ -130,12 +149,17 @@ class Transport:
     def share(self, page: mmap.mmap | None, ranks_here: int) -> None:
         """Take the page of shared memory in which the ranks of this host show whether they sleep."""
         self._page = page
+        if page is not None:
+            start = -(-self._size // 8) * 8
+            self.begun = memoryview(page)[start : start + 8 * self._size].cast("q")
         self._elsewhere = self._size - ranks_here  # their bytes in the page stay 0
         self._roomy = self.spin > 0 and ranks_here <= self._cores
 
     def add(self, peer: Peer) -> None:
         """Make a peer known."""
         self.peers[peer.rank] = peer
+        if peer.comm is not None:
+            self._apart[peer.rank] = peer
         if peer.bell is None:
             self._blind = True
             return
@@ -170,20 +194,65 @@ class Transport:
                     for bed in self._beds:
                         bed.unregister(sock.fileno())
                 sock.close()
-        self._announced.pop(rank, None)
-        self._arriving.pop(rank, None)
+        if peer.comm is None:
+            self._left.add(rank)
+        self._apart.pop(rank, None)
+        self._failed.discard(rank)
+        # MPI may still look at the memory of what was under way.
+        self._abandoned += self._announced.pop(rank, ())
+        self._abandoned += self._arriving.pop(rank, ())
+        self._abandoned += [o for o in self._leaving if o.rank == rank]
+        self._abandoned += [entry for entry in self.unsent if entry[2] == rank]
+        self._leaving = [o for o in self._leaving if o.rank != rank]
+        self.unsent = [entry for entry in self.unsent if entry[2] != rank]
+
+    def _failure(self, error: MPI.Exception, rank: int | None = None) -> None:
+        """MPI says that a peer is gone, which one (`rank`) or among all: `block` will tell. Else raise."""
+        if not self.resilient:
+            raise error
+        found = {rank} if rank is not None else set()
+        if error.Get_error_class() in (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED):
+            # To acknowledge the failures is what lets us receive from anyone again.
+            for comm in [self.comm, *[p.comm for p in self._apart.values() if p.comm is not None]]:
+                found |= self._acknowledge(comm)
+        self._failed |= found & self.peers.keys()
+
+    def _acknowledge(self, comm: MPI.Intracomm) -> set[int]:
+        comm.Ack_failed()
+        failed, everyone = comm.Get_failed(), comm.Get_group()
+        ranks = MPI.Group.Translate_ranks(failed, list(range(failed.Get_size())), everyone)
+        failed.Free()
+        everyone.Free()
+        if comm is self.comm:
+            return set(ranks) - self._left
+        return {p.rank for p in self._apart.values() if p.comm is comm and p.address in ranks}
 
     # -- sending ----------------------------------------------------------------------------------
 
     def send(self, rank: int, frame: bytes, buffers: Sequence[Any] = ()) -> None:
         """Send a message; returns at once, the buffers must stay unchanged until it is through."""
-        if buffers or len(frame) >= self._large:
-            self._announce(rank, frame, buffers)
-        else:
-            request = self._isend([frame, MPI.BYTE], rank, _SMALL)
-            if not request.Test():
-                self.unsent.append((request, frame, rank))
+        try:
+            if buffers or len(frame) >= self._large:
+                self._announce(rank, frame, buffers)
+            else:
+                request = (
+                    self._send_apart(rank, frame, _SMALL)
+                    if rank in self._apart
+                    else self._isend([frame, MPI.BYTE], rank, _SMALL)
+                )
+                if not request.Test():
+                    self.unsent.append((request, frame, rank))
+        except MPI.Exception as error:
+            self._failure(error, rank)
         self._wake(rank)
+
+    def _send_apart(self, rank: int, data: Any, tag: int) -> MPI.Request:
+        """Isend, to wherever this peer is reached."""
+        peer = self._apart.get(rank)
+        if peer is None:
+            return self._isend([data, MPI.BYTE], rank, tag)
+        assert peer.comm is not None
+        return peer.comm.Isend([data, MPI.BYTE], peer.address, tag)
 
     def _wake(self, rank: int) -> None:
         """Ring, if this peer sleeps or cannot show whether it does."""
@@ -202,11 +271,13 @@ class Transport:
             views.insert(0, memoryview(frame))
             inside = None
         header = pack((inside, [v.nbytes for v in views]))
-        self._announced.setdefault(rank, deque()).append(_Outgoing(views))
-        self.unsent.append((self._isend([header, MPI.BYTE], rank, _LARGE), header, rank))
+        self._announced.setdefault(rank, deque()).append(_Outgoing(rank, views))
+        self.unsent.append((self._send_apart(rank, header, _LARGE), header, rank))
 
     def _ring(self, rank: int, state: int = ASLEEP) -> None:
-        peer = self.peers[rank]
+        peer = self.peers.get(rank)
+        if peer is None:
+            return  # gone; this was its last word
         self._rang = True
         try:
             if peer.events:
@@ -224,7 +295,7 @@ class Transport:
 
     def in_motion(self) -> bool:
         """Whether something is under way that needs `poll` to be called soon."""
-        return bool(self.unsent or self._leaving or self._arriving)
+        return bool(self.unsent or self._leaving or self._arriving or self._failed)
 
     def announced(self) -> bool:
         """Whether a receiver has yet to ask for something large that it was offered."""
@@ -237,20 +308,42 @@ class Transport:
         if self._ready:
             return self._ready.popleft()
         status = self._status
-        message = self._improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+        try:
+            message = self._improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+            rank = status.Get_source() if message is not None else 0
+            if message is None:
+                if self._apart:
+                    message, rank = self._probe_apart(status)
+            elif self._left and rank in self._left:
+                message.Recv([bytearray(status.Get_count(MPI.BYTE)), MPI.BYTE])  # late; it is gone
+                return None
+        except MPI.Exception as error:
+            self._failure(error)
+            return None
         if message is None:
             if self.unsent or self._leaving or self._arriving:
                 self._progress()
                 if self._ready:
                     return self._ready.popleft()
             return None
-        rank, tag, size = status.Get_source(), status.Get_tag(), status.Get_count(MPI.BYTE)
+        tag, size = status.Get_tag(), status.Get_count(MPI.BYTE)
         if tag == _SMALL and size <= _INLINE and rank not in self._arriving:
             frame = bytearray(size)
             message.Recv([frame, MPI.BYTE])
             return rank, frame, ()
-        self._receive(message, rank, tag, size)
+        try:
+            self._receive(message, rank, tag, size)
+        except MPI.Exception as error:
+            self._failure(error, rank)
         return self._ready.popleft() if self._ready else None
+
+    def _probe_apart(self, status: MPI.Status) -> tuple[MPI.Message | None, int]:
+        for rank, peer in list(self._apart.items()):
+            assert peer.comm is not None
+            message = peer.comm.Improbe(peer.address, MPI.ANY_TAG, status)
+            if message is not None:
+                return message, rank
+        return None, 0
 
     def _receive(self, message: MPI.Message, rank: int, tag: int, size: int) -> None:
         frame = bytearray(size)
@@ -269,16 +362,19 @@ class Transport:
 
     def _prepare(self, rank: int, header: bytearray) -> None:
         frame, sizes = unpack(header)
+        peer = self._apart.get(rank)
+        comm, source = (self.comm, rank) if peer is None else (peer.comm, peer.address)
+        assert comm is not None
         buffers, requests = [], []
         for size in sizes:
             space = self._memory.take(size)
             buffers.append(space)
             for start in range(0, size, _PIECE):
                 piece = space[start : start + _PIECE]
-                requests.append(self.comm.Irecv([piece, MPI.BYTE], rank, _BULK))
+                requests.append(comm.Irecv([piece, MPI.BYTE], source, _BULK))
         incoming = _Incoming(frame, buffers, requests, frame_is_buffer=frame is None)
         self._arriving.setdefault(rank, deque()).append(incoming)
-        self.unsent.append((self._isend([b"", MPI.BYTE], rank, _GO), b"", rank))
+        self.unsent.append((self._send_apart(rank, b"", _GO), b"", rank))
         self._ring(rank)
 
     def _depart(self, rank: int) -> None:
@@ -289,7 +385,7 @@ class Transport:
         for view in outgoing.buffers:
             for start in range(0, view.nbytes, _PIECE):
                 piece = view[start : start + _PIECE]
-                outgoing.requests.append(self._isend([piece, MPI.BYTE], rank, _BULK))
+                outgoing.requests.append(self._send_apart(rank, piece, _BULK))
         self._leaving.append(outgoing)
 
     def push_on(self) -> None:
@@ -300,14 +396,14 @@ class Transport:
         if self.unsent:
             self._send_on()
         if self._leaving:
-            self._leaving = [o for o in self._leaving if not MPI.Request.Testall(o.requests)]
+            self._leaving = [o for o in self._leaving if not self._are_through(o.requests, o.rank)]
         if self._arriving:
             for rank in list(self._arriving):
                 self._deliver(rank, self._arriving[rank])
 
     def _send_on(self) -> None:
         """Messages for which MPI had no room: the receiver may have gone to sleep before they got through."""
-        left = [entry for entry in self.unsent if not entry[0].Test()]
+        left = [entry for entry in self.unsent if not self._are_through([entry[0]], entry[2])]
         if len(left) < len(self.unsent):
             waiting = {id(entry) for entry in left}
             ranks = {entry[2] for entry in self.unsent if id(entry) not in waiting}
@@ -316,8 +412,17 @@ class Transport:
             for rank in ranks & self.peers.keys():
                 self._wake(rank)
 
+    def _are_through(self, requests: list[MPI.Request], rank: int) -> bool:
+        if rank in self._failed:
+            return False
+        try:
+            return MPI.Request.Testall(requests)
+        except MPI.Exception as error:
+            self._failure(error, rank)
+            return False
+
     def _deliver(self, rank: int, queue: deque[Any]) -> None:
-        while queue and MPI.Request.Testall(queue[0].requests):
+        while queue and self._are_through(queue[0].requests, rank):
             incoming = queue.popleft()
             frame, buffers = incoming.frame, incoming.buffers
             if incoming.frame_is_buffer:
@@ -355,6 +460,8 @@ class Transport:
         for those who show ASLEEP, the last for the one that sleeps while they show AWAY.
         """
         limit = BACKSTOP if timeout is None else min(timeout, BACKSTOP)
+        if self._failed:
+            return list(self._failed)
         if self._leaving or self._arriving:
             os.sched_yield()
             limit = 0.0

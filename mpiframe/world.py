@@ -27,7 +27,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from mpiframe import doorbell, machine
+from mpiframe import doorbell, joining, machine
 from mpiframe.codec import pack, unpack
 from mpiframe.config import Config
 from mpiframe.errors import WorldError
@@ -76,6 +76,9 @@ class World:
     wakes: dict[int, str]  # server rank -> "unix", "tcp" or "polling"
     why_polling: dict[int, str]
     cores: int
+    base: MPI.Intracomm  # of those who were there from the start, to make groups of
+    resilient: str = ""  # "ulfm" or "joined", if it outlives a dead server
+    page: tuple[int, mmap.mmap] | None = None  # on the client: the shared page and its descriptor
     dismissed: bool = False  # its servers were told to end, though no client was ever made
 
     @property
@@ -100,6 +103,8 @@ class World:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # closed, or gone
                 stream.flush()
+        if self.resilient:
+            joining.await_end(code, self.rank == CLIENT)
         self.comm.Abort(code)
 
 
@@ -121,18 +126,20 @@ def open_world(config: Config | None = None) -> World:
     if _opened is not None:
         return _opened
     config = config or Config.from_environment()
-    base = MPI.COMM_WORLD
-    _check_size(base.Get_size())
     if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
         raise WorldError(
             f"MPI was started with thread level {_LEVELS.get(MPI.Query_thread(), '?')}; mpiframe needs "
             f"SERIALIZED or MULTIPLE. Leave mpi4py.rc.thread_level at its default, 'multiple'."
         )
     deadline = time.monotonic() + config.start_timeout
-    comm, request = base.Idup()
-    _until(request.Test, deadline, "not every rank of this run came to open its mpiframe world")
+    joined = joining.join(deadline)
+    if joined is None:
+        _check_size(MPI.COMM_WORLD.Get_size())
+        comm, request = MPI.COMM_WORLD.Idup()
+        _until(request.Test, deadline, "not every rank of this run came to open its mpiframe world")
+        joined = joining.Joined(comm, MPI.COMM_WORLD, comm.Get_rank(), comm.Get_size())
     me = Member(
-        base.Get_rank(),
+        joined.rank,
         socket.gethostname(),
         machine.host_key(),
         os.getpid(),
@@ -143,9 +150,11 @@ def open_world(config: Config | None = None) -> World:
     )
     try:
         if me.rank == CLIENT:
-            _opened = _open_client(comm, me, config, deadline)
+            _opened = _open_client(joined, me, config, deadline)
         else:
-            _opened = _open_server(comm, me, deadline)
+            _opened = _open_server(joined, me, deadline)
+    except MPI.Exception as error:
+        raise WorldError(f"a rank ended while the world was being opened: {error}") from error
     except OSError as error:  # too many open files, a full /dev/shm
         raise WorldError(f"the world cannot be opened on {me.host} (rank {me.rank}): {error}") from error
     _forget_segments()
@@ -164,7 +173,7 @@ def _forget_segments() -> None:
 
 def give_up(code: int) -> None:
     """End every process of the run, because its world cannot be opened; nothing where there is one rank."""
-    if MPI.COMM_WORLD.Get_size() > 1:
+    if MPI.COMM_WORLD.Get_size() > 1 or joining.resilient():
         MPI.COMM_WORLD.Abort(code)
 
 
@@ -201,15 +210,19 @@ def _until(test: Callable[[], Any], deadline: float, problem: str | Callable[[],
 
 
 class _Courier:
-    """Small messages of the start, without ever blocking in MPI."""
+    """Small messages of the start, without ever blocking in MPI.
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
+    `alone`: the one server at the other end of a communicator, in which its rank is 1.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, alone: int | None = None) -> None:
         self._comm = comm
+        self._alone = alone
         self._unsent: list[tuple[Any, bytes]] = []
 
     def send(self, rank: int, tag: int, message: tuple[Any, ...]) -> None:
         data = pack(message)
-        self._unsent.append((self._comm.Isend([data, MPI.BYTE], rank, tag), data))
+        self._unsent.append((self._comm.Isend([data, MPI.BYTE], 1 if self._alone else rank, tag), data))
 
     def receive(self, rank: int, tag: int) -> tuple[int, tuple[Any, ...]] | None:
         self._unsent = [pair for pair in self._unsent if not pair[0].Test()]
@@ -219,7 +232,7 @@ class _Courier:
             return None
         data = bytearray(status.Get_count(MPI.BYTE))
         message.Recv([data, MPI.BYTE])
-        return status.Get_source(), unpack(data)
+        return self._alone or status.Get_source(), unpack(data)
 
     def flush(self, deadline: float) -> None:
         _until(lambda: all([pair[0].Test() for pair in self._unsent]), deadline, "a rank took no message")
@@ -228,7 +241,8 @@ class _Courier:
 # -- the client's side ---------------------------------------------------------------------------------
 
 
-def _open_client(comm: MPI.Intracomm, me: Member, config: Config, deadline: float) -> World:
+def _open_client(joined: joining.Joined, me: Member, config: Config, deadline: float) -> World:
+    comm = joined.comm
     courier = _Courier(comm)
     members = {me.rank: me}
     while len(members) < comm.Get_size():
@@ -237,20 +251,60 @@ def _open_client(comm: MPI.Intracomm, me: Member, config: Config, deadline: floa
             missing = sorted(set(range(comm.Get_size())) - set(members))
             return f"the servers {missing[:8]} did not introduce themselves"
 
-        rank, hello = _until(lambda: courier.receive(MPI.ANY_SOURCE, _HELLO), deadline, problem)
+        def hear() -> tuple[int, tuple[Any, ...]] | None:
+            joining.check_launchers()
+            return courier.receive(MPI.ANY_SOURCE, _HELLO)
+
+        rank, hello = _until(hear, deadline, problem)
         members[rank] = Member(*hello)
     members = dict(sorted(members.items()))
     _check_pythons(me, members)
     _raise_descriptor_limit()
     cores = _cores_of(me, [m for m in members.values() if m.host_key == me.host_key])
-    transport = Transport(comm, config.large, config.spin, cores, beds=2, reuse=config.reuse)
+    size = joined.size
+    transport = Transport(comm, 0, size, config.large, config.spin, cores, beds=2, reuse=config.reuse)
+    transport.resilient = bool(joining.resilient())
     with doorbell.private_folder() as folder:
         page = _make_page(folder, comm.Get_size())
-        world = World(comm, me.rank, comm.Get_size(), config, transport, members, {}, {}, cores)
-        local = [m.rank for m in members.values() if m.host_key == me.host_key]
-        transport.share(page, len(local))
-        _ring_in(world, courier, folder, set(local), deadline)
+        world = World(
+            comm, 0, size, config, transport, members, {}, {}, cores, joined.base, joining.resilient(), page
+        )
+        local = [m for m in members.values() if m.host_key == me.host_key]
+        transport.share(page[1], len(local))
+        page_path = os.path.join(folder, "awake")
+        for peer in _ring_in(world, world.servers, courier, folder, page_path, deadline):
+            transport.add(peer)
+    if not world.resilient:
+        os.close(page[0])
+        world.page = None
     return world
+
+
+def admit(world: World, comm: MPI.Intracomm, rank: int, seconds: float) -> Peer:
+    """Let a replacement in, which shares `comm` with this client alone; how it is reached from now on.
+
+    Raises WorldError if it ends, or is not in within so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    courier = _Courier(comm, rank)
+
+    def hear() -> tuple[int, tuple[Any, ...]] | None:
+        joining.check_launchers(rank)
+        return courier.receive(1, _HELLO)
+
+    try:
+        _, hello = _until(hear, deadline, f"server {rank} did not introduce itself")
+        member = Member(*hello)
+        _check_pythons(world.members[CLIENT], {rank: member})
+        world.members[rank] = member
+        assert world.page is not None
+        page_path = f"/proc/{os.getpid()}/fd/{world.page[0]}"
+        with doorbell.private_folder() as folder:
+            (peer,) = _ring_in(world, [rank], courier, folder, page_path, deadline)
+    except (MPI.Exception, OSError) as error:
+        raise WorldError(f"server {rank} ended before it was ready: {error}") from error
+    peer.comm, peer.address = comm, 1
+    return peer
 
 
 def _check_pythons(me: Member, members: dict[int, Member]) -> None:
@@ -276,22 +330,25 @@ def _cores_of(member: Member, here: list[Member]) -> int:
     return min(together, member.quota) if member.quota else together
 
 
-def _make_page(folder: str, size: int) -> mmap.mmap:
+def _make_page(folder: str, size: int) -> tuple[int, mmap.mmap]:
     path = os.path.join(folder, "awake")
     with open(path, "w+b") as file:
-        file.truncate(max(size, mmap.PAGESIZE))
-        return mmap.mmap(file.fileno(), max(size, mmap.PAGESIZE))
+        length = max(-(-size // 8) * 8 + 8 * size, mmap.PAGESIZE)  # a byte and a number for each rank
+        file.truncate(length)
+        return os.dup(file.fileno()), mmap.mmap(file.fileno(), length)
 
 
-def _ring_in(world: World, courier: _Courier, folder: str, local: set[int], deadline: float) -> None:
-    """Tell every server where to connect, and take its connections."""
+def _ring_in(
+    world: World, servers: list[int], courier: _Courier, folder: str, page_path: str, deadline: float
+) -> list[Peer]:
+    """Tell these servers where to connect, and take their connections."""
     me, secret = world.members[world.rank], os.urandom(32)
-    servers = world.servers
     acceptor = doorbell.Acceptor(secret, servers, world.config.link_timeout)
     hosts: dict[str, list[Member]] = {}
     for member in world.members.values():
         hosts.setdefault(member.host_key, []).append(member)
-    elsewhere = [there for key, there in hosts.items() if key != me.host_key]
+    asked = {world.members[rank].host_key for rank in servers} - {me.host_key}
+    elsewhere = [hosts[key] for key in asked]
     # An address that both hosts have is a bridge to containers or the like, and leads to ourselves.
     far = [a for there in elsewhere for m in there for a in m.addresses if a not in me.addresses]
     far = far if elsewhere else ["127.0.0.1"]
@@ -300,8 +357,9 @@ def _ring_in(world: World, courier: _Courier, folder: str, local: set[int], dead
         listening: dict[str, doorbell.Address] = {}
         for rank in servers:
             member = world.members[rank]
-            address = _address_for(world.config, acceptor, listening, folder, rank in local, far)
-            page = os.path.join(folder, "awake") if address[0] == "unix" else ""
+            local = member.host_key == me.host_key
+            address = _address_for(world.config, acceptor, listening, folder, local, far)
+            page = page_path if address[0] == "unix" else ""
             courier.send(
                 rank,
                 _WELCOME,
@@ -324,10 +382,11 @@ def _ring_in(world: World, courier: _Courier, folder: str, local: set[int], dead
             if time.monotonic() > deadline:
                 late = sorted(set(servers) - set(ready))
                 raise WorldError(f"the servers {late[:8]} did not get ready within the start time-out")
+            joining.check_launchers(servers[0] if len(servers) == 1 else None)
             acceptor.step(1e-3)
-        for rank in servers:
-            _add_peer(world, acceptor, rank, ready[rank], deadline)
+        peers = [_peer(world, acceptor, rank, ready[rank], deadline) for rank in servers]
         courier.flush(deadline)
+        return peers
     finally:
         acceptor.close()
 
@@ -361,13 +420,13 @@ def _address_for(
     return ("none", "no address is known by which it could reach the client's host")
 
 
-def _add_peer(
+def _peer(
     world: World,
     acceptor: doorbell.Acceptor,
     rank: int,
     ready: tuple[Any, ...],
     deadline: float,
-) -> None:
+) -> Peer:
     how, reason = ready
     peer = Peer(rank, local=how == "unix")
     if how != "polling":
@@ -382,7 +441,7 @@ def _add_peer(
     else:
         world.why_polling[rank] = reason
     world.wakes[rank] = how
-    world.transport.add(peer)
+    return peer
 
 
 def _events_for(config: Config, transport: Transport, peer: Peer) -> list[int]:
@@ -393,7 +452,8 @@ def _events_for(config: Config, transport: Transport, peer: Peer) -> list[int]:
 # -- a server's side -----------------------------------------------------------------------------------
 
 
-def _open_server(comm: MPI.Intracomm, me: Member, deadline: float) -> World:
+def _open_server(joined: joining.Joined, me: Member, deadline: float) -> World:
+    comm = joined.comm
     courier = _Courier(comm)
     courier.send(CLIENT, _HELLO, dataclasses.astuple(me))
     problem = "the client (rank 0) did not answer"
@@ -402,7 +462,8 @@ def _open_server(comm: MPI.Intracomm, me: Member, deadline: float) -> World:
     config = Config(*config_values)
     peer, how, reason = Peer(CLIENT), "polling", ""
     spin = config.spin if page_path or here <= cores else 0.0
-    transport = Transport(comm, config.large, spin, cores, reuse=config.reuse)
+    transport = Transport(comm, me.rank, joined.size, config.large, spin, cores, reuse=config.reuse)
+    transport.resilient = bool(joining.resilient())
     try:
         if address[0] == "none":
             reason = address[1]
@@ -423,4 +484,16 @@ def _open_server(comm: MPI.Intracomm, me: Member, deadline: float) -> World:
         peer.events = doorbell.swap_events(peer.bell, events, max(deadline - time.monotonic(), 1.0))
     transport.add(peer)
     members = {CLIENT: Member(*client), me.rank: me}
-    return World(comm, me.rank, comm.Get_size(), config, transport, members, {me.rank: how}, {}, cores)
+    return World(
+        comm,
+        me.rank,
+        joined.size,
+        config,
+        transport,
+        members,
+        {me.rank: how},
+        {},
+        cores,
+        joined.base,
+        joining.resilient(),
+    )

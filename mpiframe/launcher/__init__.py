@@ -3,7 +3,7 @@
     find_library()  ->  MpiLibrary     which MPI will mpi4py load?          library.py
     find_mpiexec()  ->  path           which launcher belongs to it?        library.py
     plan()          ->  LaunchPlan     the command and its settings         planning.py
-    run(plan)       ->  exit status    start, forward signals, clean up     supervise.py
+    run(plan)       ->  exit status    start, forward signals, clean up     running.py, supervise.py
 
     scrub_environment()                what a child must not inherit        environment.py
 
@@ -12,8 +12,9 @@ Nothing here imports mpi4py: importing it would start MPI in the launcher itself
 
 from mpiframe.launcher.environment import Purpose, scrub_environment
 from mpiframe.launcher.library import MpiLibrary, find_library, find_mpiexec
-from mpiframe.launcher.planning import LaunchPlan, plan, prepare_process
-from mpiframe.launcher.supervise import GRACE_SECONDS, TIMED_OUT, run
+from mpiframe.launcher.planning import LaunchPlan, plan, prepare_process, resilience
+from mpiframe.launcher.running import run
+from mpiframe.launcher.supervise import GRACE_SECONDS, TIMED_OUT
 
 __all__ = [
     "GRACE_SECONDS",
@@ -25,6 +26,7 @@ __all__ = [
     "find_mpiexec",
     "plan",
     "prepare_process",
+    "resilience",
     "run",
     "scrub_environment",
 ]

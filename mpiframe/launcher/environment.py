@@ -28,6 +28,11 @@ NEWS = "news"
 SEGMENTS = ("sm_segment.", "vader_segment.")
 """How Open MPI's shared memory is called in /dev/shm: HOST.USER.RUN-AND-JOB.RANK follows."""
 
+JOIN = "MPIFRAME_JOIN"
+"""How this process comes into a world whose ranks were launched one by one, as JSON; see `joining`."""
+RESILIENT = "MPIFRAME_RESILIENT"
+"""Set in every rank of a world that outlives a dead server: "ulfm" or "joined"."""
+
 _MPI = (
     "PMI_",
     "PMI2_",
@@ -48,6 +53,8 @@ _MPI_NAMES = frozenset({
     CALLER_ENV,
     RUN_DIR,
     TERMINAL,
+    JOIN,
+    RESILIENT,
 })  # fmt: skip
 
 # Settings that people make under the same prefixes as the variables of a rank.

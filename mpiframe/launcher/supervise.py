@@ -22,16 +22,12 @@ import glob
 import math
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from mpiframe.config import Config
@@ -46,13 +42,14 @@ from mpiframe.launcher.environment import (
     scrub_environment,
 )
 from mpiframe.launcher.planning import LaunchPlan
-from mpiframe.launcher.processes import adopting_orphans, descendants, end_with_parent, reap, send
+from mpiframe.launcher.processes import descendants, end_with_parent, reap, send
 
 GRACE_SECONDS = 2.2
 """How long a job may take to end by itself after Ctrl-C; with force it is gone within 3 s then."""
 
-_TERM_SECONDS = 0.4  # for the launcher to end its ranks after SIGTERM, before SIGKILL
+TERM_SECONDS = 0.4  # for the launcher to end its ranks after SIGTERM, before SIGKILL
 _SETTLE_SECONDS = 0.5  # for a launcher's helpers to leave after the launcher ended by itself
+_LEAVE_SECONDS = 2.0  # for servers and launchers to leave when the client has
 _KILL_SECONDS = 2.0  # for the kernel to take away what was killed
 _FOLLOW_SECONDS = 2.0  # for the launcher to end after the last rank
 _SAME_PRESS_SECONDS = 0.1  # `timeout` and some shells deliver one Ctrl-C twice
@@ -60,46 +57,10 @@ _SAME_PRESS_SECONDS = 0.1  # `timeout` and some shells deliver one Ctrl-C twice
 TIMED_OUT = 124
 """The exit status of a run that took longer than its time-out, as the command `timeout` has it."""
 
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run(
-    plan: LaunchPlan,
-    *,
-    grace: float = GRACE_SECONDS,
-    timeout: float | None = None,
-    output: IO[bytes] | None = None,
-) -> int:
-    """Start the world of `plan`, wait for its end, and return the exit status.
-
-    The status is mpiexec's; 130 after a Ctrl-C and 143 after SIGTERM unless the job still ended
-    well; 124 if `timeout` seconds passed; 128 plus the signal's number if mpiexec itself was
-    killed. Whatever happens, no process of the world is left on this host on return. Call it from
-    the main thread, because it handles signals.
-
-    Parameters
-    ----------
-    grace: seconds the job may take to end by itself after a signal.
-    timeout: seconds after which it is ended by force; None for no limit.
-    output: a file for standard output and error of all ranks; None leaves them the caller's.
-
-    Raises WorldError if mpiexec cannot be started.
-    """
-    # Mode 0700: only this user can write there. In memory where that can be had: ranks map a page of it.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-    directory = Path(tempfile.mkdtemp(prefix=f"mpiframe-{os.getpid()}-", dir=memory))
-    try:
-        with adopting_orphans(), _signals_as_bytes() as inbox:
-            world = _World(plan, directory, inbox, output)
-            try:
-                return world.wait(grace, timeout)
-            finally:
-                world.clear()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-class _World:
+class World:
     """One running `mpiexec` and all that is below it."""
 
     def __init__(
@@ -122,25 +83,31 @@ class _World:
         env |= {CALLER_ENV: record_caller(env), RUN_DIR: str(directory), **plan.env_added}
         if sys.stderr is not None and sys.stderr.isatty():
             env[TERMINAL] = os.ttyname(sys.stderr.fileno())  # ranks get pipes; progress bars want this
+        self._plan, self._env, self._output = plan, env, output
+        self._mpiexec = self._launch(plan.argv, env, _standard_input())
+
+    def _launch(
+        self, argv: tuple[str, ...], env: dict[str, str], stdin: int | None
+    ) -> subprocess.Popen[bytes]:
         try:
             # A preexec_fn is safe here: no other thread of this process could hold a lock.
-            self._mpiexec = subprocess.Popen(
-                plan.argv,
+            return subprocess.Popen(
+                argv,
                 env=env,
-                stdin=_standard_input(),
-                stdout=output,
-                stderr=output,
+                stdin=stdin,
+                stdout=self._output,
+                stderr=self._output,
                 start_new_session=True,
                 preexec_fn=end_with_parent,
             )
         except OSError as error:
-            raise WorldError(f"cannot start {plan.mpiexec}: {error.strerror}") from error
+            raise WorldError(f"cannot start {argv[0]}: {error.strerror}") from error
 
     def wait(self, grace: float, timeout: float | None) -> int:
         """Wait for the end, act on signals, and return the exit status."""
         limit = None if timeout is None else time.monotonic() + timeout
         first, first_at, asked_client = 0, 0.0, False
-        while self._mpiexec.poll() is None:
+        while self._mpiexec.poll() is None and not self._over():
             arrived = self._next_signal(limit)
             if arrived is None and self._is_left_behind() and not first:
                 print(
@@ -153,7 +120,7 @@ class _World:
             if arrived is None:  # the time is over
                 self._end_by_force()
                 return TIMED_OUT if not first else 128 + first
-            if arrived not in _FORWARDED:  # a child has ended: mpiexec, or an orphan that was adopted
+            if arrived not in FORWARDED:  # a child has ended: mpiexec, or an orphan that was adopted
                 self._reap()
                 continue
             if not first:
@@ -163,22 +130,33 @@ class _World:
             elif time.monotonic() - first_at > _SAME_PRESS_SECONDS:
                 self._end_by_force()
                 return 128 + first
-        status = self._mpiexec.returncode
+        status = self._status()
         # MPICH's mpiexec ends with 0 when it got the signal itself, though the job was cut short.
         if first and (status != 0 or not asked_client):
             return 128 + first
         if self._client_file.exists() and not self._status_file.exists():
             # A rank that ended out of turn took the client along. MPICH's mpiexec may say nothing of that,
             # or even call it a success.
+            hint = (
+                "" if self._plan.resilient else ". With --resilient a dead server fails only its own requests"
+            )
             print(
                 "mpiframe run: the client was ended before its script was, because another rank had ended "
-                f"or by a signal (mpiexec's exit status: {status}); see above",
+                f"or by a signal (mpiexec's exit status: {status}); see above{hint}",
                 file=sys.stderr,
             )
             status = status or 1
         if status == 0:
             status = self._own_status()  # which MPICH's mpiexec does not always hear
         return status if status >= 0 else 128 - status
+
+    def _over(self) -> bool:
+        """Whether the world has ended, though its launcher has not."""
+        return False
+
+    def _status(self) -> int:
+        """How the launcher says that the world ended."""
+        return self._mpiexec.returncode
 
     def _own_status(self) -> int:
         """What the client said it would end with; 0 if it said nothing that can be read."""
@@ -194,7 +172,7 @@ class _World:
         limit = time.monotonic() + _KILL_SECONDS
         while (left := self._alive()) and time.monotonic() < limit:
             send(left, signal.SIGKILL)
-            self._wait_until_gone(_TERM_SECONDS)
+            self._wait_until_gone(TERM_SECONDS)
         self._mpiexec.poll()
         self._forget_segments()
         os.close(self._news)
@@ -234,14 +212,18 @@ class _World:
         self._followers_limit = math.inf
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._mpiexec.pid, signal.SIGTERM)
-        self._wait_until_gone(_TERM_SECONDS)
+        self._wait_until_gone(TERM_SECONDS)
 
     def _alive(self) -> set[int]:
         return descendants(os.getpid(), without=self._strangers)
 
     def _reap(self) -> None:
         self._mpiexec.poll()  # by its own object, which keeps the status
-        reap(keep={self._mpiexec.pid, *self._strangers})
+        reap(keep={self._mpiexec.pid, *self._kept(), *self._strangers})
+
+    def _kept(self) -> set[int]:
+        """Children that are not to be reaped here, because their own objects do it."""
+        return set()
 
     def _wait_until_gone(self, seconds: float) -> None:
         """Return when no process of the world is left, or after so many seconds."""
@@ -251,20 +233,31 @@ class _World:
             if not self._alive() or self._next_signal(limit) is None:
                 return
 
+    def _watched(self) -> list[int]:
+        """Descriptors to look at beside the signals."""
+        return []
+
+    def _heed(self) -> None:
+        """One of these can be read."""
+
     def _next_signal(self, limit: float | None) -> int | None:
         """The next signal to arrive, waiting until `limit` (monotonic time); None if none did."""
         while True:
             limits = [at for at in (limit, self._followers_limit) if at is not None]
             seconds = max(0.0, min(limits) - time.monotonic()) if limits else None
-            sources: list[socket.socket | int] = [self._inbox, self._news]
+            inbox, watched = self._inbox.fileno(), self._watched()
+            sources = [inbox, self._news, *watched]
             if self._client is not None and self._followers_limit is None:
                 sources.append(self._client)
             readable, _, _ = select.select(sources, [], [], seconds)
-            if self._inbox in readable:
+            if inbox in readable:
                 return self._inbox.recv(1)[0]
             if self._news in readable:
                 os.read(self._news, 4096)
                 self._look_for_client()
+            elif set(readable) & set(watched):
+                self._heed()
+                return signal.SIGCHLD  # something has happened that is no signal to pass on
             elif readable:
                 self._followers_limit = time.monotonic() + self._follow
             else:
@@ -291,30 +284,3 @@ def _standard_input() -> int | None:
         return subprocess.DEVNULL if sys.stdin is None or os.isatty(0) else None
     except OSError:
         return subprocess.DEVNULL
-
-
-@contextlib.contextmanager
-def _signals_as_bytes() -> Iterator[socket.socket]:
-    """Within, signals that matter here do nothing but appear, as their numbers, on the socket."""
-
-    def noticed(number: int, frame: FrameType | None) -> None:
-        """The wake-up socket has been written to already."""
-
-    numbers = [number for number in (*_FORWARDED, signal.SIGCHLD) if not _is_nohup(number)]
-    ours, kernels = socket.socketpair()
-    with ours, kernels:
-        kernels.setblocking(False)
-        before = {number: signal.signal(number, noticed) for number in numbers}
-        wakeup = signal.set_wakeup_fd(kernels.fileno(), warn_on_full_buffer=False)
-        try:
-            yield ours
-        finally:
-            signal.set_wakeup_fd(wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _is_nohup(number: int) -> bool:
-    # SIGINT is taken even if ignored: shells ignore it for what a script starts in the background,
-    # and whoever sends it there by `kill` means it.
-    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -81,6 +82,7 @@ def test_options_reach_the_launcher(recorder: Recorder) -> None:
         "mpiexec": "/x/mpiexec",
         "hostfile": "h",
         "extra": ["--map-by", "node"],
+        "resilient": False,
     }
 
 
@@ -162,10 +164,15 @@ FACTS = {
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A machine with a wheel, whose world answers what is put here."""
-    answer: dict[str, Any] = {"status": 0, "facts": dict(FACTS), "says": b""}
+    survival = {"worked": True, "noticed": 4e-3, "replaced": 0.52}
+    answer: dict[str, Any] = {"status": 0, "facts": dict(FACTS), "says": b"", "survival": survival}
 
     def run(plan: launcher.LaunchPlan, *, timeout: float, output: Any) -> int:
         output.write(answer["says"])
+        if "mpiframe._survival" in plan.argv:
+            if answer["survival"] is not None:
+                Path(plan.argv[-1]).write_text(json.dumps(answer["survival"]))
+            return 0 if answer["survival"] else 1
         if answer["facts"] is not None:
             Path(plan.argv[-1]).write_text(json.dumps(answer["facts"]))
         return int(answer["status"])
@@ -190,9 +197,29 @@ def test_a_healthy_machine(world: dict[str, Any], capsys: pytest.CaptureFixture[
         "4 usable of 4",
         "doorbell (unix socket)",
         "4.0 us back to back, 80.0 us after a pause of 5 ms",
+        "a dead server is noticed after 4 ms, replaced in 0.5 s",
         "All is well.",
     ):
         assert text in report
+
+
+@pytest.mark.parametrize("survival", [None, {"worked": False}])
+def test_a_world_that_should_outlive_its_servers_and_does_not(world: dict[str, Any], survival: Any) -> None:
+    world |= {"survival": survival, "says": b"improper\n"}
+    report = doctor.examine()
+    assert report.ok
+    assert "not replaced as it should be" in str(report)
+    assert "improper" in str(report)
+    assert "Do not use `mpiframe run --resilient` here" in report.advice[0]
+
+
+def test_an_mpi_that_outlives_nothing(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    old = launcher.MpiLibrary("Open MPI", "4.1.4", False, "", ("/usr",))
+    plan = launcher.LaunchPlan(("/usr/bin/mpiexec", "a"), {}, old, "/usr/bin/mpiexec")
+    monkeypatch.setattr(launcher, "plan", lambda n, args, **_: dataclasses.replace(plan, argv=tuple(args)))
+    report = doctor.examine()
+    assert "not with Open MPI 4.1.4" in str(report)
+    assert report.advice == []
 
 
 def test_polling_is_told_with_a_remedy(world: dict[str, Any]) -> None:

@@ -448,11 +448,14 @@ class Heard:
     def abandon(self) -> None:
         self.told.append(("abandon",))
 
+    def leave(self) -> None:
+        self.told.append(("leave",))
+
     def orphan(self) -> None:
         self.told.append(("orphan",))
 
 
-KINDS = b"IBRPA"
+KINDS = b"IBRPAL"
 
 
 @settings(FUZZ)
@@ -485,6 +488,8 @@ def test_any_bytes_on_the_control_connection_are_records_or_nothing(
                 expected.append(("interrupt", id))
         elif kind == b"A":
             expected.append(("abandon",))
+        elif kind == b"L":
+            expected.append(("leave",))
     ours, theirs = socket.socketpair()
     server = Heard()
     control = Control(server, theirs)  # type: ignore[arg-type]
@@ -565,7 +570,9 @@ def test_who_reads_sockets_is_known_and_undoes_no_pickle() -> None:
     assert found == SOCKET_READERS | OVER_MPI
 
 
-@pytest.mark.parametrize("module", ["doorbell", "control", "machine", "launcher/supervise"])
+@pytest.mark.parametrize(
+    "module", ["doorbell", "control", "machine", "launcher/supervise", "launcher/orders"]
+)
 def test_modules_of_sockets_do_not_even_import_what_could_undo_a_pickle(module: str) -> None:
     tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
     for node in ast.walk(tree):

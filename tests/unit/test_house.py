@@ -37,11 +37,15 @@ FLOORS = {
         "launcher",
         "launcher.environment",
         "launcher.library",
+        "launcher.orders",
         "launcher.planning",
         "launcher.processes",
+        "launcher.resilient",
+        "launcher.running",
         "launcher.supervise",
         "doorbell",
         "transport",
+        "joining",
         "world",
         "commands",
         "targets",
@@ -66,10 +70,11 @@ FLOORS = {
         "group",
         "collectives",
         "process",
+        "recovery",
         "views",
         "client",
     ],
-    5: ["", "__main__", "runner", "cli", "doctor", "_roundtrip"],
+    5: ["", "__main__", "runner", "cli", "doctor", "_roundtrip", "_survival"],
 }
 """Floor 4 holds the plugins that come with the package: every other module below `plugins`."""
 
@@ -100,8 +105,10 @@ PUBLIC = [
 MAY_SLEEP = {
     ("transport", "block"): "back-off where there is no doorbell, in steps epoll cannot count",
     ("world", "_until"): "back-off before there is a doorbell",
+    ("joining", "_await_readers"): "nothing tells when a pipe has become empty",
     ("group_comm", "_until"): "back-off while another member of a collective computes",
     ("_roundtrip", "main"): "the pause is what is measured",
+    ("_survival", "main"): "the command that is killed; the function is only named",
 }
 
 

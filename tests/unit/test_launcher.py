@@ -304,6 +304,55 @@ def test_ranks_elsewhere_are_told_where_python_finds_things(
     assert plan.argv == (wheel_5, "-n", "2", *flags, sys.executable, "x.py")
 
 
+def test_open_mpi_outlives_a_dead_rank_in_one_world(wheel_5: str, tmp_path: Path) -> None:
+    plan = launcher.plan(4, ["x.py"], extra=["--display", "map"], resilient=True)
+    assert plan.resilient == "ulfm"
+    assert plan.argv[:5] == (wheel_5, "-n", "4", "--with-ft", "ulfm")
+    assert plan.env_added["MPIFRAME_RESILIENT"] == "ulfm"
+    (tmp_path / "hosts").write_text("n1\nn2\n")
+    elsewhere = launcher.plan(4, ["x.py"], hostfile=str(tmp_path / "hosts"), resilient=True)
+    assert "-x MPIFRAME_RESILIENT" in " ".join(elsewhere.argv)
+
+
+def test_mpich_outlives_a_dead_rank_where_each_has_a_launcher(
+    four_launchers: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = _library("MPICH", "5.0.2", four_launchers / "usr/lib")
+    monkeypatch.setattr(planning, "find_library", lambda: found)
+    monkeypatch.setattr(planning, "find_mpiexec", lambda library, override: "/mpich/bin/mpiexec")
+    monkeypatch.delenv("SLURM_NNODES", raising=False)
+    plan = launcher.plan(4, ["-m", "x"], extra=["-verbose"], resilient=True)
+    assert plan.argv == (plan.mpiexec, "-n", "1", "-verbose", sys.executable, "-m", "x")
+    assert plan.server_argv(3) == plan.argv
+    assert json.loads(plan.env_added["MPIFRAME_JOIN"]) == {"size": 4}
+    (tmp_path / "hosts").write_text("# all\nn1:2\n\nn2  # the second\n")
+    plan = launcher.plan(5, ["x.py"], hostfile=str(tmp_path / "hosts"), resilient=True)
+    hosts = [plan.server_argv(rank)[3:5] for rank in (1, 2, 3, 4)]
+    assert hosts == [("-hosts", name) for name in ("n1", "n2", "n1", "n1")]
+    (tmp_path / "none").write_text("# none\n")
+    with pytest.raises(WorldError, match="there is no host in"):
+        launcher.plan(5, ["x.py"], hostfile=str(tmp_path / "none"), resilient=True)
+    monkeypatch.setenv("SLURM_NNODES", "2")
+    with pytest.raises(WorldError, match="--hostfile"):
+        launcher.plan(4, ["x.py"], resilient=True)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "version"),
+    [
+        ("Open MPI", "4.1.4"),
+        ("Intel MPI", "2021.18"),
+        ("MPICH", "4.0.2"),
+        ("MVAPICH", "4.0"),
+        ("unknown", ""),
+    ],
+)
+def test_where_no_world_outlives_a_dead_rank_the_error_says_what_to_use(vendor: str, version: str) -> None:
+    how, why_not = launcher.resilience(_library(vendor, version))
+    assert how == ""
+    assert "Open MPI 5 or MPICH 5" in why_not
+
+
 @pytest.mark.parametrize("n", [1, 0, -3])
 def test_one_rank_is_no_world(n: int) -> None:
     with pytest.raises(WorldError, match=f"at least 2 ranks.*not {n}"):
@@ -563,3 +612,80 @@ def test_the_record_of_the_caller_is_plain_json() -> None:
             "PRTE_MCA_rmaps_default_mapping_policy",
         )
     }
+
+
+# -- a resilient world: the client gives the orders ----------------------------------------------------
+
+
+def _resilient(tmp_path: Path, client: str, server: str) -> tuple[int, str]:
+    """Run stand-ins for a joined world's client and servers; the status and what they printed."""
+    head = """
+import json, os, select, signal, sys, time
+folder = os.environ["MPIFRAME_RUN_DIR"]
+def status(code):
+    open(os.path.join(folder, "status"), "w").write(str(code))
+"""
+    opened = """
+orders = os.open(os.path.join(folder, "orders"), os.O_WRONLY)
+news = os.open(os.path.join(folder, "replies"), os.O_RDONLY)
+def order(**what):
+    os.write(orders, json.dumps(what).encode() + b"\\n")
+def hear():
+    return json.loads(os.read(news, 4096))
+"""
+    both = f"""{head}
+if "rank" in json.loads(os.environ["MPIFRAME_JOIN"]):
+    ticket = json.loads(os.environ["MPIFRAME_JOIN"])
+    print("server", ticket["rank"], flush=True)
+    {server}
+else:
+    exec({opened + textwrap.dedent(client)!r})
+"""
+    (tmp_path / "both.py").write_text(both)
+    argv = (sys.executable, "-u", str(tmp_path / "both.py"))
+    plan = launcher.LaunchPlan(
+        (*argv[:1], *argv[1:]), {"MPIFRAME_JOIN": '{"size": 3}'}, WHEEL_5, argv[0], "joined"
+    )
+    # The stand-in has no `-n 1` before the interpreter, which `server_argv` looks for.
+    with (tmp_path / "output").open("wb") as output:
+        code = launcher.run(plan, timeout=20, output=output)
+    return code, (tmp_path / "output").read_text()
+
+
+START = 'order(start=[{"rank": 1, "serial": 1}, {"rank": 2, "serial": 1}])\n'
+
+
+def test_the_client_has_servers_started_and_hears_of_their_end(tmp_path: Path) -> None:
+    client = START + 'print(sorted((hear()["ended"], "x") for _ in range(2)))\nstatus(0)'
+    code, said = _resilient(tmp_path, client, "sys.exit(ticket['rank'])")
+    assert code == 0, said
+    assert "[(1, 'x'), (2, 'x')]" in said
+
+
+def test_the_status_is_what_the_client_said_whatever_its_launcher_says(tmp_path: Path) -> None:
+    code, said = _resilient(tmp_path, "status(5); sys.exit(3)", "pass")
+    assert code == 5, said
+
+
+def test_a_client_that_says_nothing_has_failed(tmp_path: Path) -> None:
+    code, said = _resilient(tmp_path, "os.kill(os.getpid(), 9)", "pass")
+    assert code != 0, said
+
+
+def test_when_the_world_is_over_all_that_is_left_of_it_is_ended(tmp_path: Path) -> None:
+    start = time.monotonic()
+    client = START + "status(4)\norder(over=4)\ntime.sleep(60)"
+    code, said = _resilient(tmp_path, client, "time.sleep(60)")
+    assert code == 4, said
+    assert time.monotonic() - start < 15
+
+
+def test_a_server_can_be_ended_by_its_rank(tmp_path: Path) -> None:
+    client = (
+        START
+        + 'order(end=2)\nfound = hear()\nprint(found["ended"], found["status"])\n'
+        + "status(0)\norder(over=0)\ntime.sleep(60)"
+    )
+    code, said = _resilient(tmp_path, client, "time.sleep(60)")
+    assert code == 0, said
+    assert f"2 {-signal.SIGTERM}" in said

@@ -65,7 +65,7 @@ class Desk:
 
     def push(self, target: int | None, key: int = NEW, **options: Any) -> list[tuple[Any, ...]]:
         id = next(self._ids)
-        request = Request(id=id, target=target, key=key, command="", frame=(), **options)
+        request = Request(id=id, target=target, key=key, command="", frame=("",), **options)
         self.requests[id] = request
         return self.told(self.dispatcher.pushed(request))
 
@@ -78,8 +78,8 @@ class Desk:
     def defer(self, rank: int, id: int, seconds: float = 10.0) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.deferred(rank, id, seconds))
 
-    def lose(self, rank: int) -> list[tuple[Any, ...]]:
-        return self.told(self.dispatcher.lost(rank))
+    def lose(self, rank: int, replaced: bool = False, begun: int | None = None) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.lost(rank, replaced, begun))
 
     def pause(self, rank: int) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.paused(rank))
@@ -444,6 +444,67 @@ def test_a_request_for_one_server_is_not_retried_on_another() -> None:
     assert desk.lose(1) == [("lost", 1, 1)]
 
 
+def test_the_queue_of_a_server_that_is_replaced_waits_for_the_new_one() -> None:
+    desk = Desk(2)
+    desk.push(1, SLOW)
+    desk.push(1)
+    desk.push(1)
+    assert desk.lose(1, replaced=True) == [("lost", 1, 1)]
+    assert desk.dispatcher.is_live(1)
+    assert desk.dispatcher.is_absent(1)
+    assert not desk.dispatcher.is_lost(1)
+    assert desk.dispatcher.ranks() == [1, 2]
+    assert desk.push(1) == []
+    assert desk.resume(1) == []  # it is not there
+    desk.cancel(3)
+    assert desk.push(None) == [("send", 2, 5)]
+    assert desk.join(1) == [("send", 1, 2)]
+    assert not desk.dispatcher.is_absent(1)
+    assert desk.answer(1, 2) == [("send", 1, 4)]
+
+
+def test_a_replacement_that_never_comes_fails_the_queue() -> None:
+    desk = Desk(1)
+    desk.push(1)
+    desk.push(1)
+    desk.push(None)
+    assert desk.lose(1, replaced=True) == [("lost", 1, 1)]
+    assert desk.push(None) == []  # somebody will come
+    assert desk.lose(1, replaced=True) == []  # the next attempt
+    assert desk.lose(1) == [("lost", 2, 1), ("lost", 3, None), ("lost", 4, None)]
+    assert desk.dispatcher.is_lost(1)
+
+
+def test_a_request_for_one_server_is_retried_on_its_replacement_before_the_others() -> None:
+    desk = Desk(1)
+    desk.push(1, retries=1)
+    desk.push(1)
+    assert desk.lose(1, replaced=True) == []
+    assert desk.join(1) == [("send", 1, 1)]
+    assert desk.lose(1, replaced=True) == [("lost", 1, 1)]
+    assert desk.join(1) == [("send", 1, 2)]
+
+
+def test_what_a_dead_server_had_not_begun_goes_elsewhere() -> None:
+    desk = Desk(1)
+    desk.push(1, SLOW)
+    desk.push(None, FAST)
+    desk.push(None, FAST)
+    desk.push(1, FAST)
+    desk.push(1, FAST)
+    assert desk.answer(1, 1) == [("send", 1, 4, 5, 2, 3)]
+    desk.join(2)
+    assert desk.lose(1, begun=2) == [("lost", 4, 1), ("lost", 5, 1), ("send", 2, 2, 3)]
+    desk = Desk(1)
+    for _ in range(4):
+        desk.push(1, FAST)
+    assert desk.lose(1, replaced=True, begun=2) == [("lost", 1, 1), ("lost", 2, 1)]
+    assert desk.push(1, FAST) == []
+    assert desk.told(desk.dispatcher.joined(1, serial=7)) == [("send", 1, 3, 4, 5)]
+    assert desk.requests[3].serial == 8
+    assert desk.lose(1, begun=8) == [("lost", 3, 1), ("lost", 4, 1), ("lost", 5, 1)]  # nobody else may
+
+
 def test_when_no_server_is_left_all_that_waits_is_lost() -> None:
     desk = Desk(1)
     desk.push(None, retries=3)
@@ -691,6 +752,7 @@ class Histories(RuleBasedStateMachine):
         self.retries: dict[int, int] = {}
         self.sends: dict[int, int] = {}
         self.paused: set[int] = set()
+        self.absent: set[int] = set()
         self.alone: set[int] = set()
         self.skipped: dict[int, list[tuple[int, int]]] = {}  # rank -> (id, serial) it will not run, unheard
         self.begun: set[int] = set()  # was sent at least once
@@ -762,6 +824,7 @@ class Histories(RuleBasedStateMachine):
 
     def joins(self, rank: int, alone: bool) -> None:
         self.holds[rank], self.waits[rank], self.skipped[rank] = [], [], []
+        self.absent.discard(rank)
         self.alone.discard(rank)
         if alone:
             self.alone.add(rank)
@@ -794,7 +857,7 @@ class Histories(RuleBasedStateMachine):
         count: int,
         by_hand: bool = True,
     ) -> None:
-        target = rank if rank in self.holds else None
+        target = rank if rank in self.holds or rank in self.absent else None
         for _ in range(count):
             id = next(self.ids)
             request = Request(
@@ -875,12 +938,23 @@ class Histories(RuleBasedStateMachine):
                 self.skipped[said.rank].append((id, said.serial))  # it never will run
 
     @precondition(lambda self: self.holds)
-    @rule(data=st.data())
-    def lose(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), replaced=st.booleans())
+    def lose(self, data: st.DataObject, replaced: bool) -> None:
         rank = data.draw(st.sampled_from(self.live()))
         del self.holds[rank], self.waits[rank], self.skipped[rank]
         self.paused.discard(rank)
+        if replaced:
+            self.absent.add(rank)
+            self.starts[rank] = []  # some may start again on the next one
+        self.carry_out(self.dispatcher.lost(rank, replaced))
+
+    @precondition(lambda self: self.absent)
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        rank = data.draw(st.sampled_from(sorted(self.absent)))
+        self.absent.remove(rank)
         self.carry_out(self.dispatcher.lost(rank))
+        assert self.dispatcher.is_lost(rank)
 
     @precondition(lambda self: len(self.holds) < len(RANKS))
     @rule(data=st.data(), alone=st.booleans())
@@ -935,7 +1009,7 @@ class Histories(RuleBasedStateMachine):
         if id not in held:
             assert self.dispatcher.recalled(rank, id, serial) == []
             assert self.dispatcher.deferred(rank, id, 1.0) == []
-        if rank not in self.holds:
+        if rank not in self.holds and rank not in self.absent:
             assert self.dispatcher.answered(rank, [(id, 1.0)]) == []
             assert self.dispatcher.lost(rank) == []
             assert self.dispatcher.resumed(rank) == []
@@ -977,7 +1051,7 @@ class Histories(RuleBasedStateMachine):
     def the_state_is_sound(self) -> None:
         self.see_who_waits()
         self.dispatcher.validate()
-        assert self.dispatcher.ranks() == self.live()
+        assert self.dispatcher.ranks() == sorted({*self.holds, *self.absent})
         for id, ends in self.ends.items():
             assert len(ends) <= 1, (id, ends)
             assert self.requests[id].ended == bool(ends)
@@ -998,7 +1072,7 @@ class Histories(RuleBasedStateMachine):
         idle = [rank for rank, held in self.holds.items() if not held and rank not in self.paused]
         for request in self.requests.values():
             if not request.ended and request.server is None:
-                assert self.holds, f"request {request.id} waits though no server is left"
+                assert self.holds or self.absent, f"request {request.id} waits though no server is left"
                 free = idle if request.target is None else [r for r in idle if r == request.target]
                 awaited = self.dispatcher.awaited() if request.target is None else None
                 soon = awaited is not None and self.holds[awaited]
@@ -1006,6 +1080,9 @@ class Histories(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """When the servers have answered all they hold, every request has ended, once."""
+        for rank in sorted(self.absent):
+            self.carry_out(self.dispatcher.lost(rank))
+        self.absent.clear()
         for rank in sorted(self.paused):
             self.paused.remove(rank)
             self.carry_out(self.dispatcher.resumed(rank))
