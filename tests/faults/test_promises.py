@@ -249,9 +249,13 @@ assert [row.pid for row in client.servers] == pids
 def test_a_stopped_server_is_unresponsive_until_it_goes_on(launcher: Any, doorbell: str) -> None:
     body = """
 def states(): return [row.state for row in client.servers]
+def is_stopped(pid):  # a thread on another core may have answered before it stopped
+    tasks = [f"/proc/{pid}/task/{task}/stat" for task in os.listdir(f"/proc/{pid}/task")]
+    return all(open(task).read().rpartition(")")[2].split()[0] == "T" for task in tasks)
 pid = client.servers[0].pid
 running = client.submit(time.sleep, 0.5, target=1)
 os.kill(pid, signal.SIGSTOP)
+while not is_stopped(pid): time.sleep(0.001)
 begun = time.monotonic()
 assert states() == ["unresponsive", "idle"], client.servers
 assert time.monotonic() - begun < 2.0

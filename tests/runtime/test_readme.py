@@ -17,13 +17,20 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_five_lines(launcher) -> None:
-    example, _ = blocks("python")
+    example, _, _ = blocks("python")
     assert len(example.splitlines()) == 5
     assert launcher.run(example, 4).expect(0).stdout == "4.5 4.5\n332833500\n"
 
 
+def test_the_map_with_a_journal(launcher) -> None:
+    _, example, _ = blocks("python")
+    before = "import mpiframe\nclient = mpiframe.Client()\nfit, stars = abs, range(-5, 0)\n"
+    script = before + example.replace("    ...", "    print(result)")
+    assert launcher.run(script, 3).expect(0).stdout == "5\n4\n3\n2\n1\n"
+
+
 def test_the_script_for_mpi4casa(launcher) -> None:
-    _, example = blocks("python")
+    _, _, example = blocks("python")
     # CASA is not here, so a stand-in has the name of its task.
     task = "client.push_command_request('def tclean(**given): print(given)', True, [1, 2, 3])"
     example = example.replace("client.start_services()\n", f"client.start_services()\n{task}\n")
@@ -52,6 +59,6 @@ def test_what_it_names_is_there(name: str) -> None:
 def test_each_promise_names_a_test() -> None:
     _, _, table = TEXT.partition("## Promises")
     rows = re.findall(r"^\| (\d+) \|.*$", table.partition("\n## ")[0], re.MULTILINE)
-    assert rows == [str(number) for number in range(1, 11)]
+    assert rows == [str(number) for number in range(1, 15)]
     for row in re.findall(r"^\| \d+ \|.*$", table, re.MULTILINE):
         assert re.search(r"`tests/[\w/.]+", row), row
