@@ -47,6 +47,8 @@ class Config:
     """The most memory for received arrays that is kept for the next ones; 0 keeps none."""
     capture_limit: int = 256 * 1024 * 1024
     """The most of one stream of one command that is kept; the middle of what is longer is left out."""
+    restart_timeout: float = 30.0
+    """How long one attempt may take to have another server join in the place of one that is gone."""
     restart_attempts: int = 3
     """How often in a row a replacement may end before it is ready for commands, until its place is given
     up."""

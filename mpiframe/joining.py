@@ -181,7 +181,8 @@ def _await(done: Callable[[], bool], rank: int, deadline: float) -> None:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise WorldError(
-                    f"server {rank} did not join within the start time-out (MPIFRAME_START_TIMEOUT, seconds)"
+                    f"server {rank} did not join in time (MPIFRAME_START_TIMEOUT, and for a replacement "
+                    "MPIFRAME_RESTART_TIMEOUT, in seconds)"
                 )
             _heard.wait(min(left, _LOOK))
 

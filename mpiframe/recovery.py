@@ -220,11 +220,16 @@ class Recovery:
         loop.kick()
 
     def _replace(self, rank: int) -> None:
-        world, loop, seconds = self._world, self._loop, self._world.config.start_timeout
+        world, loop, config = self._world, self._loop, self._world.config
         before = world.members[rank]
         host = before.host if before.host_key != world.members[CLIENT].host_key else None
-        comm = joining.replacement(rank, world.size, host, seconds)
-        peer = admit(world, comm, rank, seconds)
+        try:
+            comm = joining.replacement(rank, world.size, host, config.restart_timeout)
+            peer = admit(world, comm, rank, config.restart_timeout)
+        except BaseException:
+            if (launcher := orders.link()) is not None:
+                launcher.order(end=rank)  # it may come yet, and must not meet the next one
+            raise
         with loop.lock:
             if loop.closing:
                 for sock in (peer.bell, peer.control):
@@ -233,7 +238,7 @@ class Recovery:
                 raise WorldError("the client has been closed meanwhile")
             loop.welcome(peer)
             loop._transport.send(rank, pack(self._session))
-        ran = self._set_up(rank, seconds)
+        ran = self._set_up(rank, config.start_timeout)  # it may import a lot
         with loop.lock:
             loop.serves(rank, ran)
         loop._deliver()

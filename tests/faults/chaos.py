@@ -118,25 +118,29 @@ class Chaos:
     def take_oldest(self) -> None:
         name, request, is_right = self.open.popleft()
         begin = time.monotonic()
+        problem: object = "its value is wrong"
         try:
             if isinstance(request, int):
                 value = self.client.get(request, timeout=PATIENCE)[0].result()
             else:
                 value = request.result(PATIENCE)
-        except CommandCancelled:
+        except CommandCancelled as error:
+            problem = error
             end, allowed = "cancelled", name == "called_off"
-        except CommandTimeout:
+        except CommandTimeout as error:
+            problem = error
             end, allowed = "timeout", name == "bounded" and time.monotonic() - begin < PATIENCE
         except ServerLost:
             end, allowed = "lost", True
         except CommandError as error:
+            problem = error
             interrupted = isinstance(error.__cause__, KeyboardInterrupt)
             end, allowed = "failed", interrupted or name == "failing"
         else:
             end, allowed = "done", is_right(value)
         self.ends[end] += 1
         if not allowed:
-            self.complaints.append(f"a {name} request ended as {end} ({request!r})")
+            self.complaints.append(f"a {name} request ended as {end}: {problem!r:.300}")
 
     # -- faults ------------------------------------------------------------------------------------
 
@@ -165,6 +169,7 @@ class Chaos:
 def main(seconds: float, seed: int) -> int:
     """Run it; the exit status."""
     with mpiframe.Client(restart="always", output="quiet") as client:
+        client.setup("import numpy")  # a module whose first import was interrupted cannot be imported again
         chaos = Chaos(client, seed)
         trouble = threading.Thread(target=chaos.make_trouble)
         trouble.start()
