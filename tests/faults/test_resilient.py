@@ -368,7 +368,7 @@ def test_restart_of_dead_and_of_live_servers(launcher: Any) -> None:
 
 STUCK = {
     "stopped": "os.kill(pid, signal.SIGSTOP)",
-    "holds the GIL": 'client.push(\'import re; re.match(r"(a+)+$", "a" * 60 + "b")\', 1)',
+    "holds the GIL": 'begin(1, \'import re; re.match("(a+)+$", "a" * 60 + "b")\')',
     "will not be interrupted": (
         "begin(1, 'while True:\\n    try: time.sleep(600)\\n    except BaseException: pass')"
     ),
