@@ -1,0 +1,1 @@
+"""Batch systems behind one face: Slurm, PBS, Torque, Grid Engine, and a queue on this machine."""
