@@ -81,8 +81,10 @@ class Config:
 
 _NOT_OURS = tuple(
     f"MPIFRAME_{word}"
-    for word in ("RUN_DIR", "CALLER_ENV", "TERMINAL", "PYTHON", "TEST", "JOIN", "RESILIENT")
-)
+    for word in (
+        "RUN_DIR", "CALLER_ENV", "TERMINAL", "PYTHON", "TEST", "JOIN", "RESILIENT", "SCHEDULER", "ARRAY_INDEX",
+    )
+)  # fmt: skip
 
 
 def unknown_settings(environ: Mapping[str, str] = os.environ) -> list[str]:

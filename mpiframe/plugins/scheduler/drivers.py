@@ -45,12 +45,12 @@ class Submission:
     limit: int | None = None
 
 
-class Driver(ABC):
-    """One batch system, as commands and their outputs.
+class Dialect(ABC):
+    """How a job's script has to look for one batch system.
 
-    redirects: whether the job's script sends the output to its files itself, because the batch system
-    would deliver it late, or elsewhere. checks_dependencies: whether the script looks itself how the
-    jobs ended that it waited for, because the batch system only knows that they ended.
+    redirects: whether the script sends the output to its files itself, because the batch system would
+    deliver it late, or elsewhere. checks_dependencies: whether the script looks itself how the jobs ended
+    that it waited for, because the batch system only knows that they ended.
     index: shell expression for the task's number in an array, from 0; empty outside of one.
     """
 
@@ -60,14 +60,23 @@ class Driver(ABC):
     index: ClassVar[str]
     redirects: ClassVar[bool] = True
     checks_dependencies: ClassVar[bool] = False
-    unknown_id: ClassVar[re.Pattern[str]]
-    """What the commands say of an id they do not know: an answer, not a failure."""
-    needs: ClassVar[tuple[str, ...]]
-    """The programs without which nothing works."""
 
     @abstractmethod
     def header(self, job: Submission) -> list[str]:
         """The options for the head of the script, one a line, quoted as the batch system reads them."""
+
+
+class Driver(Dialect):
+    """One batch system, as commands and their outputs."""
+
+    unknown_id: ClassVar[re.Pattern[str]]
+    """What the commands say of an id they do not know: an answer, not a failure."""
+    needs: ClassVar[tuple[str, ...]]
+    """The programs without which nothing works."""
+    batch: ClassVar[int] = 2000
+    """How many ids one command may be asked about."""
+    account_batch: ClassVar[int] = 200
+    """The same for the accounting."""
 
     @abstractmethod
     def submit_argv(self, script: str, depends: Sequence[Dependency]) -> list[str]:

@@ -34,6 +34,7 @@ class GridEngine(Driver):
     checks_dependencies = True
     unknown_id = re.compile(r"do not exist|does not exist|job id \d+ not found|job number .* not found")
     needs = ("qsub", "qstat", "qdel", "qacct")
+    account_batch = 1
 
     def header(self, job: Submission) -> list[str]:
         """The #$ lines."""

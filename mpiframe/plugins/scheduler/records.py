@@ -1,0 +1,138 @@
+"""What is kept on disk about a job, so that it is found again by its id after a restart of the client.
+
+The record lies beside the job's script. An index in the user's state folder leads from ids to records:
+`$MPIFRAME_SCHEDULER_STATE`, or `mpiframe/scheduler` below `$XDG_STATE_HOME` (`~/.local/state`).
+How a job ended it writes itself, into a third file: lines `begin TIME HOST` and `exit CODE TIME`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mpiframe.plugins.scheduler import files
+from mpiframe.plugins.scheduler.errors import JobNotFound
+from mpiframe.plugins.scheduler.files import JobFiles
+from mpiframe.plugins.scheduler.states import JobStatus, State
+
+_VERSION = 1
+_SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One job, as its client knew it. id is "" before it was submitted; ended is empty until then."""
+
+    id: str
+    qtype: str
+    name: str
+    files: JobFiles
+    count: int | None
+    command: str
+    is_function: bool
+    submitted_at: float
+    cancelled: bool = False
+    clean_files: bool = False
+    clean_outputs: bool = False
+    ended: tuple[JobStatus, ...] = ()
+
+    @property
+    def tasks(self) -> list[int | None]:
+        """The tasks of the array; [None] for a job that is none."""
+        return [None] if self.count is None else list(range(self.count))
+
+    def dump(self) -> bytes:
+        """As JSON."""
+        return json.dumps({"version": _VERSION, **dataclasses.asdict(self)}, indent=1).encode()
+
+    def save(self) -> None:
+        """Replace the record on disk. Raises OSError."""
+        files.replace(self.files.record, self.dump())
+
+
+def load(path: str) -> Record:
+    """The record in a file. Raises OSError, and ValueError for what is no record."""
+    with open(path, encoding="utf-8") as file:
+        values: dict[str, Any] = json.load(file)
+    if not isinstance(values, dict) or values.pop("version", None) != _VERSION:
+        raise ValueError(f"{path} is no record of a job, or of another version of mpiframe")
+    try:
+        values["files"] = JobFiles(**values["files"])
+        values["ended"] = tuple(
+            JobStatus(**{**one, "state": State(one["state"])}) for one in values.get("ended", ())
+        )
+        return Record(**values)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no record of a job: {error}") from error
+
+
+def state_folder() -> str:
+    """Where the index and the local queue live; made if it is not there, for the user alone."""
+    named = os.environ.get("MPIFRAME_SCHEDULER_STATE")
+    if not named:
+        home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        named = os.path.join(home, "mpiframe", "scheduler")
+    os.makedirs(named, mode=0o700, exist_ok=True)
+    return os.path.abspath(named)
+
+
+def _index(qtype: str, number: str) -> str:
+    return os.path.join(state_folder(), "ids", qtype, number.replace("/", "_"))
+
+
+def remember(record: Record) -> None:
+    """Put the id into the index. Raises OSError."""
+    path = _index(record.qtype, record.id)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    files.replace(path, record.files.record.encode())
+
+
+def forget(record: Record) -> None:
+    """Take the id out of the index, unless it means another job by now."""
+    path = _index(record.qtype, record.id)
+    if record.id and files.read_text(path) == record.files.record:
+        files.remove([path])
+
+
+def find(qtype: str, number: str) -> Record:
+    """The record of a job by its id. Raises JobNotFound."""
+    path = files.read_text(_index(qtype, number))
+    if path:
+        with contextlib.suppress(OSError, ValueError):
+            record = load(path)
+            if record.id == number:
+                return record
+    raise JobNotFound(f"no record of a job {number!r} of {qtype}")
+
+
+def own_statuses(record: Record, tasks: Iterable[int | None]) -> dict[int | None, JobStatus]:
+    """What these tasks wrote themselves about their ends; without those that wrote nothing."""
+    found = {}
+    for task in tasks:
+        status = own_status(record, task)
+        if status is not None:
+            found[task] = status
+    return found
+
+
+def own_status(record: Record, task: int | None) -> JobStatus | None:
+    """How a task ended in its own words, or that it began; None if it has not begun."""
+    text = files.read_text(files.of_task(record.files.end, task))
+    lines = [line.split() for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    if not lines or not lines[-1]:
+        return None
+    hosts = [line[2] for line in lines if line[0] == "begin" and len(line) > 2]
+    host, last = (hosts[-1] if hosts else ""), lines[-1]
+    if last[0] == _SKIPPED:
+        reason = f"job {last[1]}, for which it waited, did not end as it had to"
+        return JobStatus(record.id, State.CANCELLED, task, reason=reason, host=host, name=record.name)
+    if last[0] == "exit":
+        code = int(last[1])
+        state = State.COMPLETED if code == 0 else State.CANCELLED if record.cancelled else State.FAILED
+        return JobStatus(record.id, state, task, exit_code=code, host=host, name=record.name)
+    return JobStatus(record.id, State.RUNNING, task, host=host, name=record.name)

@@ -1,0 +1,117 @@
+"""Queues of each batch system for the suite that all have to pass.
+
+The local queue always; the others where `MPIFRAME_TEST_SCHEDULERS` names them (slurm), which
+`launch/test --schedulers` does. One that is named and cannot be started is a failure, not a skip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpiframe.plugins.scheduler import LocalBackend, Queue
+from mpiframe.plugins.scheduler.queue import _defaults
+
+HERE = Path(__file__).parent
+NAMED = [name for name in os.environ.get("MPIFRAME_TEST_SCHEDULERS", "").split(",") if name]
+BACKENDS = ["local", *NAMED]
+
+collect_ignore = [] if "slurm" in NAMED else ["test_slurm.py"]
+
+
+def load(name: str) -> Any:
+    """A module beside this one."""
+    if f"scheduler_{name}" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(f"scheduler_{name}", HERE / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[f"scheduler_{name}"]
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Any]:
+    """A Slurm of our own, running."""
+    cluster = load("slurm_cluster").PrivateSlurm()
+    before = os.environ.get("SLURM_CONF")
+    try:
+        cluster.start()
+        os.environ.update(cluster.variables)
+        yield cluster
+    finally:
+        os.environ.pop("SLURM_CONF", None)
+        if before is not None:
+            os.environ["SLURM_CONF"] = before
+        cluster.stop()
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for a job's files, which is the current one; books and settings of its own."""
+    with tempfile.TemporaryDirectory(prefix="mf-sch-", dir="/tmp") as text:
+        folder = Path(text).resolve()
+        monkeypatch.setenv("MPIFRAME_SCHEDULER_STATE", str(folder / "state"))
+        monkeypatch.setenv("MPIFRAME_SCHEDULER_CONFIG", str(folder / "scheduler.ini"))
+        (folder / "work").mkdir()
+        monkeypatch.chdir(folder / "work")
+        _defaults.clear()
+        yield folder / "work"
+        _defaults.clear()
+        leave_no_process(folder)
+
+
+def leave_no_process(folder: Path) -> None:
+    """End the local queue of a test, and fail if one of its jobs runs on."""
+    for books in (folder / "state" / "local").glob("*"):
+        LocalBackend(str(books)).stop()
+    deadline = time.monotonic() + 10
+    while left := processes_of(folder):
+        if time.monotonic() > deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, 9)
+            raise AssertionError(f"left behind: {left}")
+        time.sleep(0.02)
+
+
+def processes_of(folder: Path) -> dict[int, str]:
+    """Processes that name the folder on their command lines."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_text().replace("\0", " ")
+            if str(folder) in words and int(entry.name) != os.getpid():
+                found[int(entry.name)] = words
+    return found
+
+
+@pytest.fixture(params=BACKENDS)
+def make_queue(request: pytest.FixtureRequest, room: Path) -> Callable[..., Queue]:
+    """Makes queues of each batch system, as a new client would."""
+    if request.param != "local":
+        request.getfixturevalue(request.param)
+
+    def make(**options: Any) -> Queue:
+        if request.param == "local":  # as many as Slurm's nodes have, whatever the machine has
+            options.setdefault("backend", LocalBackend(cores=4))
+        options.setdefault("poll_seconds", 0.2)
+        options.setdefault("longest_poll_seconds", 1.0)
+        return Queue(request.param, **options)
+
+    return make
+
+
+@pytest.fixture
+def queue(make_queue: Callable[..., Queue]) -> Queue:
+    """A queue of each batch system."""
+    return make_queue()
