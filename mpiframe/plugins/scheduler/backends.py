@@ -34,6 +34,9 @@ _DOWN = re.compile(
 )
 
 
+Mark = tuple[str, int]
+
+
 class Backend(ABC):
     """One batch system. All methods may be called from any thread."""
 
@@ -76,11 +79,11 @@ class Backend(ABC):
         """Whether `pause` is told of changes, so that there is no need to ask seldom."""
         return False
 
-    def mark(self) -> int:
+    def mark(self) -> Mark:
         """What `pause` takes, so that no change from now on is slept through."""
-        return 0
+        return "", 0
 
-    def pause(self, seconds: float, mark: int) -> None:  # noqa: ARG002
+    def pause(self, seconds: float, mark: Mark) -> None:  # noqa: ARG002
         """Wait so long, or less where something has changed since the mark."""
         threading.Event().wait(seconds)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from mpiframe.launcher.environment import scrub_environment
 from mpiframe.plugins.scheduler import files
-from mpiframe.plugins.scheduler.backends import Backend
+from mpiframe.plugins.scheduler.backends import Backend, Mark
 from mpiframe.plugins.scheduler.drivers import Dialect, Submission
 from mpiframe.plugins.scheduler.errors import OptionError, SchedulerDown, SubmitError
 from mpiframe.plugins.scheduler.local_server import in_folder
@@ -116,10 +116,8 @@ class LocalBackend(Backend):
         self._cores, self._memory, self._linger = cores or 0, memory_mb or 0, linger_seconds
         self._links = threading.local()
         self._lock = threading.Lock()
-        self._epoch = ""
-        self._sequence = 0
+        self._mark: Mark = ("", 0)
         self._seen: set[str] = set()
-        self._unknown: set[str] = set()
 
     # -- the verbs -------------------------------------------------------------------------------
 
@@ -150,26 +148,21 @@ class LocalBackend(Backend):
     def changes(self, ids: Sequence[str]) -> tuple[list[JobStatus], set[str]]:
         """Only what changed since the last call; all of those that are asked about for the first time."""
         with self._lock:
-            link = self._link()
-            if link.epoch != self._epoch:
-                self._epoch, self._sequence = link.epoch, link.sequence
-                self._seen.clear()
-            new = [number for number in ids if number not in self._seen]
-            found: list[JobStatus] = []
-            # The changes first: what changes between the two queries is in the second.
-            answer = self._ask({"op": "changes", "since": self._sequence})
-            if link is not self._link():
-                return [], set()  # another queue by now, which the next call asks about everything
-            found += _statuses(answer)
-            self._sequence = int(answer["seq"])
-            if new:
-                answer = self._ask({"op": "status", "ids": new})
-                found += _statuses(answer)
-                self._unknown = set(answer["unknown"])
-                self._seen.update(number for number in new if number not in self._unknown)
-            else:
-                self._unknown = set()
-            return found, set(self._unknown)
+            while True:
+                link = self._link()
+                if link.epoch != self._mark[0]:  # a queue that knows nothing of the last one's numbers
+                    self._mark = link.epoch, link.sequence
+                    self._seen.clear()
+                new = [number for number in ids if number not in self._seen]
+                # The changes first: what changes between the two queries is in the second.
+                late = self._ask({"op": "changes", "since": self._mark[1]})
+                full = self._ask({"op": "status", "ids": new}) if new else {"statuses": [], "unknown": []}
+                if link is self._link():
+                    break
+            self._mark = link.epoch, int(late["seq"])
+            unknown = set(full["unknown"])
+            self._seen.update(number for number in new if number not in unknown)
+            return _statuses(late) + _statuses(full), unknown
 
     def listing(self, user: str | None) -> list[JobStatus]:  # noqa: ARG002
         """Everything that the queue remembers; it is one user's own."""
@@ -188,13 +181,22 @@ class LocalBackend(Backend):
         """The queue tells of changes."""
         return True
 
-    def mark(self) -> int:
-        """The number of the last change that was seen."""
-        return self._sequence
+    def mark(self) -> Mark:
+        """The queue, and the number of its last change that was seen."""
+        return self._mark
 
-    def pause(self, seconds: float, mark: int) -> None:
-        """Until something changes."""
-        self._ask({"op": "watch", "since": mark, "seconds": seconds}, seconds + ANSWER_SECONDS)
+    def pause(self, seconds: float, mark: Mark) -> None:
+        """Until something changes, or there is another queue."""
+        link = self._link()
+        if link.epoch != mark[0]:
+            return
+        try:
+            link.ask({"op": "watch", "since": mark[1], "seconds": seconds}, seconds + ANSWER_SECONDS)
+        except _Gone:
+            self._drop_link()
+        except BaseException:
+            self._drop_link()
+            raise
 
     def stop(self) -> None:
         """End the queue itself. Its running jobs go on, and the next queue takes them up."""

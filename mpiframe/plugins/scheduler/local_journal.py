@@ -52,9 +52,9 @@ class Journal:
         if not self._pending:
             return
         data = "".join(self._pending).encode()
-        self._pending.clear()
         while data:
             data = data[os.write(self._descriptor, data) :]
+        self._pending.clear()
 
     def close(self) -> None:
         """Close the file."""

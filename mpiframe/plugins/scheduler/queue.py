@@ -238,7 +238,7 @@ class Queue:
         yield
         while True:
             # Taken before the look at what is known: what changes in between ends the pause at once.
-            mark, pushes = 0, self.backend.pushes
+            mark, pushes = ("", 0), self.backend.pushes
             try:
                 mark = self.backend.mark()
                 changed = self.refresh(force=pushes)

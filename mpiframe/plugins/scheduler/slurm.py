@@ -141,6 +141,8 @@ def _statuses(
         why = why or word.lower()
     if not state.ended:
         code = signal = None
+    elif code == 0 and state is not State.COMPLETED:
+        code = None  # what Slurm writes where there was no exit
     job, tasks = _tasks(number)
     number_of_cores = int(cores) if cores.isdigit() else None
     return [
