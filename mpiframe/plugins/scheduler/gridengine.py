@@ -60,7 +60,7 @@ class GridEngine(Driver):
         if job.count is not None:
             lines.append(f"-t 1-{job.count}")
             lines += [f"-tc {job.limit}"] if job.limit else []
-        return lines + simple_flags(options, self.name)
+        return lines + simple_flags(options, self.name) + list(options.extra)
 
     def submit_argv(self, script: str, depends: Sequence[Dependency]) -> list[str]:
         """`qsub`."""

@@ -247,7 +247,7 @@ def simple_flags(options: Options, backend: str) -> list[str]:
             lines.append(spec.flags[backend].format(shlex.quote(text)))
         elif spec.flags and name not in ("features",):
             log.info("option %s has no meaning on %s and is left out", name, backend)
-    return [*lines, *(options.extra if backend != "local" else ())]
+    return lines
 
 
 def option_help(qtype: str | None = None, mode: str = "string") -> str | list[list[str]] | None:

@@ -58,7 +58,7 @@ class OpenPbs(Driver):
         lines += self.resources(job.options)
         if job.options.time is not None:
             lines.append(f"-l walltime={units.clock(job.options.time)}")
-        return lines + self.array(job) + simple_flags(job.options, self.name)
+        return lines + self.array(job) + simple_flags(job.options, self.name) + list(job.options.extra)
 
     def resources(self, options: Options) -> list[str]:
         """Chunks of cores and memory, one a node."""

@@ -72,12 +72,11 @@ def load(path: str) -> Record:
 
 
 def state_folder() -> str:
-    """Where the index and the local queue live; made if it is not there, for the user alone."""
+    """Where the index and the local queue live."""
     named = os.environ.get("MPIFRAME_SCHEDULER_STATE")
     if not named:
         home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
         named = os.path.join(home, "mpiframe", "scheduler")
-    os.makedirs(named, mode=0o700, exist_ok=True)
     return os.path.abspath(named)
 
 

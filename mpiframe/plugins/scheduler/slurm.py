@@ -75,7 +75,9 @@ class Slurm(Driver):
         if job.count is not None:
             limit = f"%{job.limit}" if job.limit else ""
             lines.append(option_line("array", f"0-{job.count - 1}{limit}"))
-        return lines + simple_flags(options, self.name)
+        lines += simple_flags(options, self.name)
+        # A shell's quotes protect a backslash; Slurm's do not.
+        return [line.replace("\\", "\\\\") for line in lines] + list(options.extra)
 
     def submit_argv(self, script: str, depends: Sequence[Dependency]) -> list[str]:
         """`sbatch`, told to end the job where a dependency failed: by default it would wait for ever."""

@@ -110,10 +110,10 @@ def test_what_is_wrong_is_said(given_: dict[str, object], message: str) -> None:
 
 
 def test_flags_are_quoted_and_what_has_no_meaning_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    options = make_options({"partition": "a b", "qos": "q", "extra": ["--x=1"]})
-    assert simple_flags(options, "slurm") == ["--partition='a b'", "--qos=q", "--x=1"]
+    options = make_options({"partition": "a b", "qos": "q"})
+    assert simple_flags(options, "slurm") == ["--partition='a b'", "--qos=q"]
     with caplog.at_level("INFO"):
-        assert simple_flags(options, "sge") == ["-q 'a b'", "--x=1"]
+        assert simple_flags(options, "sge") == ["-q 'a b'"]
         assert simple_flags(options, "local") == []
     assert "option qos has no meaning on sge" in caplog.text
 
