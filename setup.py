@@ -28,7 +28,10 @@ setup(
         "peers": ["charm4py", "ray", "schwimmbad", "dask-mpi", "distributed", "ipyparallel"],
         "casampi": ["casampi"],
     },
-    entry_points={"console_scripts": ["mpiframe = mpiframe.cli:main"]},
+    entry_points={
+        "console_scripts": ["mpiframe = mpiframe.cli:main"],
+        "mpiframe.plugins": ["scheduler = mpiframe.plugins.scheduler.plugin:Scheduler"],
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

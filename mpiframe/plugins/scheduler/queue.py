@@ -200,21 +200,25 @@ class Queue:
             self._tell(status)
         return bool(changed)
 
-    def wait(self, jobs: Any, timeout: float | None = None, *, progress: bool = False) -> bool:
-        """Until all jobs have ended: True; False if `timeout` seconds pass before.
+    def wait(
+        self, jobs: Any, timeout: float | None = None, *, progress: bool = False, any_of: bool = False
+    ) -> bool:
+        """Until all jobs (with any_of, any of them) have ended: True; False if `timeout` seconds pass.
 
         jobs: a Job, an id, or several. progress: show a bar on standard error. The cost is one query an
         interval, however many they are. Raises JobNotFound, and SchedulerDown if the batch system
         cannot be reached for longer than the queue's patience.
         """
-        left = {number for number in ids_of(jobs) if not self._known(number).ended}
+        ids = ids_of(jobs)
+        left = {number for number in ids if not self._known(number).ended}
+        enough = len(ids) - 1 if any_of else 0
         bar = Bar(len(left)) if progress else None
         for _ in self._rounds(timeout):
             with self._lock:
                 left.intersection_update(self._open)
             if bar is not None:
                 bar.show(len(left), self._count(left))
-            if not left:
+            if len(left) <= enough:
                 return True
         return False
 
