@@ -17,7 +17,7 @@ from mpiframe.plugins.scheduler.errors import (
     SchedulerError,
     SubmitError,
 )
-from mpiframe.plugins.scheduler.job import Job, JobTraceback, submit
+from mpiframe.plugins.scheduler.job import Job, JobTraceback, made_in, submit, submit_file
 from mpiframe.plugins.scheduler.local import LocalBackend
 from mpiframe.plugins.scheduler.options import option_help
 from mpiframe.plugins.scheduler.queue import Queue, default_queue
@@ -42,6 +42,8 @@ __all__ = [
     "check_queue",
     "default_queue",
     "get_cluster_environment",
+    "made_in",
     "option_help",
     "submit",
+    "submit_file",
 ]

@@ -34,7 +34,7 @@ def path() -> str:
 
 def get_profile(name: str | None = None) -> dict[str, Any]:
     """The options of a profile; None is the default one, empty if the file has none. Raises OptionError."""
-    parser = _load()
+    parser = load()
     section = _DEFAULT if name is None else f"{_PROFILE}{name}"
     if not parser.has_section(section):
         if name in (None, _DEFAULT):
@@ -47,28 +47,28 @@ def get_profile(name: str | None = None) -> dict[str, Any]:
 
 def profiles() -> list[str]:
     """The names of all profiles."""
-    return [name[len(_PROFILE) :] for name in _load().sections() if name.startswith(_PROFILE)]
+    return [name[len(_PROFILE) :] for name in load().sections() if name.startswith(_PROFILE)]
 
 
 def set_profile(name: str | None, options: Mapping[str, Any]) -> None:
     """Write a profile, None the default one; what it held before is gone. Raises OptionError."""
     check_arguments(options)
-    parser = _load()
+    parser = load()
     section = _DEFAULT if name is None else f"{_PROFILE}{name}"
     parser.remove_section(section)
     parser.add_section(section)
     for key, value in options.items():
         text = "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
         parser.set(section, key, text)
-    _save(parser)
+    save(parser)
 
 
 def delete_profile(name: str) -> None:
     """Take a profile out of the file. Raises OptionError if there is none."""
-    parser = _load()
+    parser = load()
     if not parser.remove_section(f"{_PROFILE}{name}"):
         raise OptionError(f"there is no profile {name!r} in {path()}")
-    _save(parser)
+    save(parser)
 
 
 def options_of(given: Mapping[str, Any], profile: str | None, *, defaults: bool = True) -> Options:
@@ -82,7 +82,8 @@ def _value(key: str, text: str) -> Any:
     return text.split("\n") if SPECS[canonical(key)].kind == "list" else text
 
 
-def _load() -> configparser.ConfigParser:
+def load() -> configparser.ConfigParser:
+    """The file as it is. Raises OptionError."""
     parser = configparser.ConfigParser(interpolation=None, default_section="")
     try:
         parser.read_string(files.read_text(path()), source=path())
@@ -91,7 +92,8 @@ def _load() -> configparser.ConfigParser:
     return parser
 
 
-def _save(parser: configparser.ConfigParser) -> None:
+def save(parser: configparser.ConfigParser) -> None:
+    """Write the file. Raises OptionError."""
     text = io.StringIO()
     parser.write(text)
     try:

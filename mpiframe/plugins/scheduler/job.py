@@ -340,6 +340,51 @@ def submit(command: Any, args: Any = None, kwargs: Mapping[str, Any] | None = No
     return Job(command, args, kwargs, **options).submit()
 
 
+def submit_file(
+    path: str,
+    depends_on: Iterable[Any] = (),
+    queue: Queue | None = None,
+    qtype: str | None = None,
+    **options: Any,
+) -> str:
+    """Submit a script as it is; its id. Its output goes where its own directives, or the batch system, say.
+
+    On the local queue it goes beside the script. There is no record of the job beyond the batch system's.
+    Raises OptionError, SubmitError, SchedulerDown.
+    """
+    queue = queue if queue is not None else default_queue(qtype)
+    full = os.path.abspath(path)
+    if not os.path.isfile(full):
+        raise SubmitError(f"there is no script {full}")
+    name = os.path.basename(full)
+    named = JobFiles.named(name, os.path.dirname(full), "file", queue.backend.dialect.suffix)
+    chosen = options_of(options, None, defaults=False)
+    waits = depends.resolve(depends_on, queue)
+    job = Submission(name, chosen, os.getcwd(), full, named.out, named.err, named.log, waits)
+    number = queue.backend.submit(job)
+    queue.follow(number)
+    return number
+
+
+def made_in(folder: str, suffix: str = "cluster", qtype: str | None = None) -> list[str]:
+    """The files that jobs made in a folder, of those jobs that have ended or were never submitted."""
+    found: list[str] = []
+    for entry in sorted(os.listdir(folder)):
+        if not entry.endswith(f".{suffix}.record"):
+            continue
+        try:
+            record = records.load(os.path.join(folder, entry))
+        except (OSError, ValueError):
+            continue
+        if qtype is not None and record.qtype != qtype:
+            continue
+        own = records.own_statuses(record, record.tasks)
+        over = record.ended or not record.id or all([t in own and own[t].ended for t in record.tasks])
+        if over:
+            found += record.files.scripts(record.tasks) + record.files.outputs(record.tasks)
+    return [path for path in found if os.path.exists(path)]
+
+
 def _name_of(command: Any) -> str:
     if callable(command):
         return str(getattr(command, "__name__", type(command).__name__)).strip("<>")

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -128,7 +129,8 @@ class LocalBackend(Backend):
         name = hashlib.sha256(json.dumps(sorted(env.items())).encode("utf-8", "replace")).hexdigest()
         options = job.options
         spec = {
-            "name": job.name, "script": job.script, "out": job.out, "err": job.err, "env": name,
+            "key": secrets.token_hex(8), "name": job.name, "folder": job.folder, "script": job.script,
+            "out": job.out, "err": job.err, "env": name,
             "cores": options.total_cores, "memory": (options.mem or 0) * options.nodes,
             "seconds": options.time, "count": job.count, "limit": job.limit,
             "depends": [{"job": one.job, "kind": one.kind} for one in job.depends],

@@ -57,7 +57,7 @@ class LocalTasks:
         self.sequence = 0
         self._ledger = Ledger(cores, memory)
         self._specs: dict[str, dict[str, Any]] = {}
-        self._by_script: dict[str, str] = {}
+        self._by_key: dict[str, str] = {}
         self._envs: dict[str, dict[str, str]] = {}
         self._status: OrderedDict[Key, dict[str, Any]] = OrderedDict()  # in the order of the last change
         self._numbers = itertools.count(1)
@@ -107,8 +107,8 @@ class LocalTasks:
 
     def submit(self, spec: dict[str, Any], values: dict[str, str] | None) -> dict[str, Any]:
         """Take in a job; {"id"}, {"refused"}, or {"wants": "env"} for variables that were never sent."""
-        if spec["script"] in self._by_script:  # asked again, after a connection that broke
-            return {"id": self._by_script[spec["script"]]}
+        if spec["key"] in self._by_key:  # asked again, after a connection that broke
+            return {"id": self._by_key[spec["key"]]}
         if spec["env"] not in self._envs:
             if values is None:
                 return {"wants": "env"}
@@ -117,7 +117,7 @@ class LocalTasks:
         number = str(next(self._numbers))
         job = self._add(number, spec)
         if refusal := self._ledger.refusal(job):
-            del self._specs[number], self._by_script[spec["script"]]
+            del self._specs[number], self._by_key[spec["key"]]
             return {"refused": refusal}
         self._journal.add(submit=number, spec=spec)
         for task in job.states:
@@ -140,7 +140,7 @@ class LocalTasks:
     # -- jobs ------------------------------------------------------------------------------------
 
     def _add(self, number: str, spec: dict[str, Any]) -> Job:
-        self._specs[number], self._by_script[spec["script"]] = spec, number
+        self._specs[number], self._by_key[spec["key"]] = spec, number
         return Job(
             number,
             spec["cores"],
@@ -168,7 +168,7 @@ class LocalTasks:
             ):
                 process = subprocess.Popen(
                     ["/bin/bash", spec["script"]],
-                    cwd="/",
+                    cwd=spec["folder"],
                     env=env,
                     stdin=subprocess.DEVNULL,
                     stdout=out,

@@ -110,6 +110,12 @@ class Queue:
             if record.id not in self._jobs:
                 self._add(Tracked(record.id, record.tasks), record.ended)
 
+    def follow(self, number: str) -> None:
+        """Have the next queries ask about a job of which there is no record."""
+        with self._lock:
+            if number not in self._jobs:
+                self._add(Tracked(number, [None]), ())
+
     def status(self, number: str) -> list[JobStatus]:
         """What is known of a job and its tasks, asked now if it is not fresh. Raises JobNotFound."""
         tracked = self._known(number)
