@@ -106,6 +106,10 @@ class JobQueue:
         self.jobs.clear()
         self._own.clear()
 
+    def close(self) -> None:
+        """End the queue itself; at the end of the process, or of this object, that happens anyway."""
+        self._finalizer()
+
     @property
     def done(self) -> dict[int, Job]:
         """Jobs that have ended."""
@@ -134,7 +138,7 @@ class JobQueue:
         # Books of its own: its jobs and its cores are not those of the user's other queues.
         self._folder = tempfile.mkdtemp(prefix="mpiframe-jobqueue-")
         backend = LocalBackend(f"{self._folder}/books", self._cores, linger_seconds=1.0)
-        weakref.finalize(self, _close, backend, self._folder)
+        self._finalizer = weakref.finalize(self, _close, backend, self._folder)
         self._queue = _Queue("local", backend=backend)
 
     def __getitem__(self, number: int) -> Job:
@@ -160,17 +164,17 @@ def job_runner(jobqueue: Any, outputs: Any, cores: int | None = None, jobno: int
     runner = JobQueue(cores)
     first = 1 if jobno is None else jobno
     numbers: dict[int, int] = {}
-    given: list[int] = []
-    while (job := jobqueue.get()) is not None:
-        waits = [numbers[number] for number in job.depends]
-        own = runner.add(job.function, job.args, job.kwargs, waits, job.cores)
-        numbers[first + len(given)] = own
-        given.append(own)
-    runner.wait()
-    for number, own in numbers.items():
-        found = runner[own]
-        found.jobno = number
-        outputs.put({number: found})
+    try:
+        while (job := jobqueue.get()) is not None:
+            waits = [numbers[number] for number in job.depends]
+            numbers[first + len(numbers)] = runner.add(job.function, job.args, job.kwargs, waits, job.cores)
+        runner.wait()
+        for number, own in numbers.items():
+            found = runner[own]
+            found.jobno = number
+            outputs.put({number: found})
+    finally:
+        runner.close()
 
 
 def _close(backend: LocalBackend, folder: str) -> None:

@@ -94,6 +94,8 @@ class Queue:
         for number, gone in before.items():
             if number not in self.jobs:
                 gone.disappeared = True
+                if not gone.status.ended:
+                    gone.state = "complete"  # which says no more than that it is not in the list any more
                 self.jobs[number] = gone
 
     @property
@@ -114,7 +116,7 @@ class Queue:
     @property
     def complete(self) -> dict[str, QueueJob]:
         """Those that have ended, however."""
-        return self._in(*[state for state in State if state.ended])
+        return {n: job for n, job in self.jobs.items() if job.disappeared or job.status.ended}
 
     completed = complete
 
@@ -151,7 +153,7 @@ class Queue:
             raise self.QueueError(str(error)) from error
 
     def _in(self, *states: State) -> dict[str, QueueJob]:
-        return {number: job for number, job in self.jobs.items() if job.status.state in states}
+        return {n: job for n, job in self.jobs.items() if job.status.state in states and not job.disappeared}
 
     def __getitem__(self, number: Any) -> QueueJob:
         return self.jobs[str(number)]

@@ -123,6 +123,11 @@ def plain_name(name: str, most: int) -> str:
     return (clean if clean[:1].isalpha() else f"j{clean}")[:most]
 
 
+def plain_path(path: str) -> str:
+    """A path for the batch system's own messages, or nowhere if it has letters that it might read itself."""
+    return path if re.fullmatch(r"[\w./+-]+", path, flags=re.ASCII) else "/dev/null"
+
+
 def option_line(name: str, value: object) -> str:
     """`--name=value`, quoted where needed."""
     return f"--{name}={shlex.quote(str(value))}"

@@ -12,7 +12,14 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 
 from mpiframe.plugins.scheduler import units
-from mpiframe.plugins.scheduler.drivers import Dependency, Driver, Submission, plain_name, single_id
+from mpiframe.plugins.scheduler.drivers import (
+    Dependency,
+    Driver,
+    Submission,
+    plain_name,
+    plain_path,
+    single_id,
+)
 from mpiframe.plugins.scheduler.errors import OptionError
 from mpiframe.plugins.scheduler.options import Options, simple_flags
 from mpiframe.plugins.scheduler.slurm import expand
@@ -46,9 +53,10 @@ class GridEngine(Driver):
         lines = [
             f"-N {plain_name(job.name, 200)}",
             "-S /bin/bash",
-            f"-wd {shlex.quote(job.folder)}",
+            # Which folder to run in is the script's affair: with a $ in it -wd makes a job that never starts.
+            "-cwd",
             "-j y",
-            f"-o {shlex.quote(job.log)}",
+            f"-o {plain_path(job.log)}",
         ]
         if options.total_cores > 1:
             lines.append(f"-pe {shlex.quote(options.pe)} {options.total_cores}")
@@ -60,6 +68,7 @@ class GridEngine(Driver):
         if job.count is not None:
             lines.append(f"-t 1-{job.count}")
             lines += [f"-tc {job.limit}"] if job.limit else []
+        lines += [] if options.export else ["-V"]  # the submitter's environment, as with Slurm
         return lines + simple_flags(options, self.name) + list(options.extra)
 
     def submit_argv(self, script: str, depends: Sequence[Dependency]) -> list[str]:

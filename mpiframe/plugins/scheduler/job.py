@@ -360,6 +360,11 @@ def submit_file(
     named = JobFiles.named(name, os.path.dirname(full), "file", queue.backend.dialect.suffix)
     chosen = options_of(options, None, defaults=False)
     waits = depends.resolve(depends_on, queue)
+    if queue.backend.dialect.checks_dependencies and any([one.kind != "afterany" for one in waits]):
+        raise OptionError(
+            f"{queue.qtype} knows only that a job has ended, and a script that is submitted as it is does "
+            "not look how: afterok and afternotok need a Job; afterany works"
+        )
     job = Submission(name, chosen, os.getcwd(), full, named.out, named.err, named.log, waits)
     number = queue.backend.submit(job)
     queue.follow(number)

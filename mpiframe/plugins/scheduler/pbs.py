@@ -20,6 +20,7 @@ from mpiframe.plugins.scheduler.drivers import (
     Submission,
     depend_groups,
     plain_name,
+    plain_path,
     single_id,
 )
 from mpiframe.plugins.scheduler.options import Options, simple_flags
@@ -54,10 +55,11 @@ class OpenPbs(Driver):
 
     def header(self, job: Submission) -> list[str]:
         """The #PBS lines."""
-        lines = [f"-N {plain_name(job.name, 230)}", "-S /bin/bash", "-j oe", f"-o {shlex.quote(job.log)}"]
+        lines = [f"-N {plain_name(job.name, 230)}", "-S /bin/bash", "-j oe", f"-o {plain_path(job.log)}"]
         lines += self.resources(job.options)
         if job.options.time is not None:
             lines.append(f"-l walltime={units.clock(job.options.time)}")
+        lines += [] if job.options.export else ["-V"]  # the submitter's environment, as with Slurm
         return lines + self.array(job) + simple_flags(job.options, self.name) + list(job.options.extra)
 
     def resources(self, options: Options) -> list[str]:

@@ -168,7 +168,8 @@ class Queue:
         state = tracked.state if tracked is not None else seen.state
         if _MET[kind](state):
             return None
-        if not listed and state.ended:
+        looks = self.backend.dialect.checks_dependencies and paths  # the job's script will see for itself
+        if not listed and state.ended and not looks:
             raise SubmitError(
                 f"job {number} has ended as {state}: what waits for it ({kind}) would never run"
             )
@@ -314,8 +315,18 @@ class Queue:
                 tracked = asked[number]
                 changed += tracked.update(self._as_cancelled(one) for one in accounts if one.job == number)
                 changed += tracked.update(one for one in own[number].values() if one.ended)
+                changed += tracked.update(self._never_began(number, lost[number], own[number]))
                 changed += tracked.missing(lost[number] & set(tracked.open()), now)
         return changed
+
+    def _never_began(
+        self, number: str, tasks: set[int | None], own: dict[int | None, JobStatus]
+    ) -> list[JobStatus]:
+        """Tasks that were cancelled before they began: no batch system but Slurm keeps a trace of those."""
+        record = self._records.get(number)
+        if record is None or not record.cancelled:
+            return []
+        return [JobStatus(number, State.CANCELLED, t, name=record.name) for t in tasks if t not in own]
 
     def _as_cancelled(self, status: JobStatus) -> JobStatus:
         """Grid Engine tells nobody whose signal ended a job; if we asked for it, it was ours."""

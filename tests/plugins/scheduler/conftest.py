@@ -1,6 +1,6 @@
 """Queues of each batch system for the suite that all have to pass.
 
-The local queue always; the others where `MPIFRAME_TEST_SCHEDULERS` names them (slurm), which
+The local queue always; the others where `MPIFRAME_TEST_SCHEDULERS` names them (slurm,sge), which
 `launch/test --schedulers` does. One that is named and cannot be started is a failure, not a skip.
 """
 
@@ -39,20 +39,34 @@ def load(name: str) -> Any:
     return sys.modules[f"scheduler_{name}"]
 
 
-@pytest.fixture(scope="session")
-def slurm() -> Iterator[Any]:
-    """A Slurm of our own, running."""
-    cluster = load("slurm_cluster").PrivateSlurm()
-    before = os.environ.get("SLURM_CONF")
+@contextlib.contextmanager
+def running(cluster: Any) -> Iterator[Any]:
+    """A batch system of our own, with its variables in the environment."""
+    before = dict(os.environ)
     try:
         cluster.start()
         os.environ.update(cluster.variables)
         yield cluster
     finally:
-        os.environ.pop("SLURM_CONF", None)
-        if before is not None:
-            os.environ["SLURM_CONF"] = before
+        for name in cluster.variables:
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
         cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Any]:
+    """A Slurm, running."""
+    with running(load("slurm_cluster").PrivateSlurm()) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def sge() -> Iterator[Any]:
+    """A Grid Engine, running."""
+    with running(load("grid_engine_cluster").PrivateGridEngine()) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -70,7 +70,8 @@ def test_odd_names_of_jobs_and_folders(queue: Queue, room: Path) -> None:
     assert job.get(SECONDS) == (0, f"{folder}\n", "")
     assert all(os.path.dirname(path) == str(folder) for path in job.scripts)
     listed = [one for one in queue.jobs() if one.job == job.id]
-    assert [one.name for one in listed] == ["it's a|job; $(id)"]
+    if queue.qtype in ("local", "slurm"):  # the others take plain letters only, or forget what has ended
+        assert [one.name for one in listed] == ["it's a|job; $(id)"]
 
 
 def test_a_command_with_a_syntax_error_is_a_failed_job(queue: Queue) -> None:
