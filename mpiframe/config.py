@@ -82,7 +82,8 @@ class Config:
 _NOT_OURS = tuple(
     f"MPIFRAME_{word}"
     for word in (
-        "RUN_DIR", "CALLER_ENV", "TERMINAL", "PYTHON", "TEST", "JOIN", "RESILIENT", "SCHEDULER", "ARRAY_INDEX",
+        "RUN_DIR", "CALLER_ENV", "TERMINAL", "PYTHON", "TEST", "JOIN", "RESILIENT",
+        "SCHEDULER", "ARRAY_INDEX",
     )
 )  # fmt: skip
 
