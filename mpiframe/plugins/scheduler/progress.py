@@ -19,8 +19,9 @@ class Bar:
         self._stream = stream if stream is not None else sys.stderr
         self._last = ""
 
-    def show(self, left: int, states: Mapping[State, int]) -> None:
-        """Say how many jobs are left, and in which states."""
+    def show(self, states: Mapping[State, int]) -> None:
+        """Say how many there are still, by state."""
+        left = sum(states.values())
         done = self._total - left
         filled = _WIDTH * done // self._total if self._total else _WIDTH
         counts = ", ".join(f"{number} {state}" for state, number in states.items())

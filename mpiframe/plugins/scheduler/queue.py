@@ -219,12 +219,12 @@ class Queue:
         ids = ids_of(jobs)
         left = {number for number in ids if not self._known(number).ended}
         enough = len(ids) - 1 if any_of else 0
-        bar = Bar(len(left)) if progress else None
+        bar = Bar(sum(self._count(left).values())) if progress else None
         for _ in self._rounds(timeout):
             with self._lock:
                 left.intersection_update(self._open)
             if bar is not None:
-                bar.show(len(left), self._count(left))
+                bar.show(self._count(left))
             if len(left) <= enough:
                 return True
         return False
@@ -376,8 +376,10 @@ class Queue:
             self._records[number].save()
 
     def _count(self, numbers: Iterable[str]) -> dict[State, int]:
+        """The tasks of these jobs that have not ended, by state."""
         with self._lock:
-            states = [self._jobs[number].state for number in numbers]
+            tasks = [task for number in numbers for task in self._jobs[number].tasks.values()]
+        states = [task.state for task in tasks if not task.ended]
         return {state: states.count(state) for state in dict.fromkeys(states)}
 
     def _tell(self, status: JobStatus) -> None:

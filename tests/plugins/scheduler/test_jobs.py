@@ -415,3 +415,16 @@ def test_a_world_of_mpiframe(queue: Queue, room: Path, monkeypatch: pytest.Monke
     )
     code, out, err = Job("world.py", queue=queue, mpiframe=3).submit().get(SECONDS)
     assert (code, out) == (0, "3\n"), err
+
+
+def test_the_example(queue: Queue, room: Path) -> None:
+    argv = [sys.executable, str(ROOT / "examples" / "sweep.py"), "--qtype", queue.qtype, "--jobs", "10"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0].startswith(f"10 fits on {queue.qtype}")
+    assert len(lines) == 13
+    assert "of 10 fits found the star: 58" in lines[-1]
+    assert run.stderr.rstrip().endswith("10/10")
+    assert list(room.iterdir()) == []
