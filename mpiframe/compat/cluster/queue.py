@@ -11,7 +11,6 @@ from mpiframe.compat.cluster import config_file
 from mpiframe.plugins.scheduler import Queue as _Queue
 from mpiframe.plugins.scheduler import SchedulerError, State, backends, default_queue
 from mpiframe.plugins.scheduler.errors import JobNotFound, OptionError
-from mpiframe.plugins.scheduler.queue import ids_of
 from mpiframe.plugins.scheduler.states import JobStatus
 
 ALLOWED_MODES = ["local", "torque", "slurm", "pbs", "sge"]
@@ -37,11 +36,6 @@ def check_queue(qtype: str | None = None) -> str:
 def wait(jobs: Any) -> bool:
     """Wait until jobs have ended: a Job, an id, or several."""
     return Queue(qtype=_mode_of(jobs)).wait(jobs)
-
-
-def ids(jobs: Any) -> list[str]:
-    """The ids of jobs, those of the old `int` kind too."""
-    return ids_of(jobs)
 
 
 def _mode_of(jobs: Any) -> str | None:

@@ -71,8 +71,6 @@ class Driver(Dialect):
 
     unknown_id: ClassVar[re.Pattern[str]]
     """What the commands say of an id they do not know: an answer, not a failure."""
-    needs: ClassVar[tuple[str, ...]]
-    """The programs without which nothing works."""
     batch: ClassVar[int] = 2000
     """How many ids one command may be asked about."""
     account_batch: ClassVar[int] = 200

@@ -40,7 +40,6 @@ class GridEngine(Driver):
     index = '$([ "${SGE_TASK_ID:-undefined}" = undefined ] || echo $((SGE_TASK_ID - 1)))'
     checks_dependencies = True
     unknown_id = re.compile(r"do not exist|does not exist|job id \d+ not found|job number .* not found")
-    needs = ("qsub", "qstat", "qdel", "qacct")
     account_batch = 1
 
     def header(self, job: Submission) -> list[str]:

@@ -163,10 +163,6 @@ class Ledger:
             if not state.ended:
                 yield (number, task), (number, task) in self._running
 
-    def forget(self, number: str) -> None:
-        """Take out a job that has ended."""
-        del self.jobs[number]
-
     def validate(self) -> None:
         """Raise AssertionError where the books do not agree."""
         assert self._used_cores == sum(self.jobs[number].cores for number, _ in self._running)

@@ -51,7 +51,6 @@ class OpenPbs(Driver):
     suffix = "qsub"
     index = "${PBS_ARRAY_INDEX-}"
     unknown_id = re.compile(r"Unknown Job Id|nonexistent job id|Job has finished")
-    needs = ("qsub", "qstat", "qdel")
 
     def header(self, job: Submission) -> list[str]:
         """The #PBS lines."""

@@ -52,7 +52,6 @@ class Slurm(Driver):
     index = "${SLURM_ARRAY_TASK_ID-}"
     redirects = False
     unknown_id = re.compile(r"Invalid job id specified")
-    needs = ("sbatch", "squeue", "scancel")
 
     def header(self, job: Submission) -> list[str]:
         """The #SBATCH lines."""
