@@ -42,6 +42,7 @@ def programs(room: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("bash", "cat", "sh", "tail", "touch"):
         (folder / name).symlink_to(f"/bin/{name}")
     monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("SGE_ROOT", raising=False)  # of a real one that runs beside this
     get_cluster_environment.cache_clear()
     yield folder
     get_cluster_environment.cache_clear()
