@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from mpiframe.plugins.scheduler import LocalBackend
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,26 +22,41 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_five_lines(launcher) -> None:
-    example, _, _ = blocks("python")
+    example, *_ = blocks("python")
     assert len(example.splitlines()) == 5
     assert launcher.run(example, 4).expect(0).stdout == "4.5 4.5\n332833500\n"
 
 
 def test_the_map_with_a_journal(launcher) -> None:
-    _, example, _ = blocks("python")
+    _, example, *_ = blocks("python")
     before = "import mpiframe\nclient = mpiframe.Client()\nfit, stars = abs, range(-5, 0)\n"
     script = before + example.replace("    ...", "    print(result)")
     assert launcher.run(script, 3).expect(0).stdout == "5\n4\n3\n2\n1\n"
 
 
 def test_the_script_for_mpi4casa(launcher) -> None:
-    _, _, example = blocks("python")
+    _, _, example, _ = blocks("python")
     # CASA is not here, so a stand-in has the name of its task.
     task = "client.push_command_request('def tclean(**given): print(given)', True, [1, 2, 3])"
     example = example.replace("client.start_services()\n", f"client.start_services()\n{task}\n")
     ended = launcher.run(example, 4, plain=True).expect(0)
     assert "{'vis': 'X54.ms', 'imagename': 'x54'}" in ended.stdout
     assert "SEVERE" not in ended.said
+
+
+def test_the_jobs(tmp_path: Path) -> None:
+    *_, example = blocks("python")
+    # On this machine's own queue, which is there everywhere.
+    (tmp_path / "jobs.py").write_text(example.replace("Queue()  ", 'Queue("local")'))
+    env = os.environ | {"PYTHONPATH": str(ROOT), "MPIFRAME_SCHEDULER_STATE": str(tmp_path / "state")}
+    argv = [sys.executable, "jobs.py"]
+    run = subprocess.run(
+        argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=False
+    )
+    (books,) = (tmp_path / "state" / "local").iterdir()
+    LocalBackend(str(books)).stop()
+    total = sum(seed * k % 7 for seed in range(20) for k in range(1000))
+    assert (run.returncode, run.stdout) == (0, f"{total} (0, 'all done\\n', '')\n"), run.stderr
 
 
 def test_the_clock(launcher) -> None:
