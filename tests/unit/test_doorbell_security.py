@@ -533,6 +533,8 @@ SOCKET_READERS = {
     ("client_loop", "__call__"),
     ("transport", "_drain"),
     ("launcher.supervise", "_next_signal"),
+    ("plugins.scheduler.local", "__init__"),  # JSON
+    ("plugins.scheduler.local_server", "_serve"),  # JSON, once the secret was shown
 }
 OVER_MPI = {("group_comm", "sendrecv"), ("group", "_up_the_tree")}
 """Functions that call a method of such a name on a communicator."""
@@ -571,7 +573,16 @@ def test_who_reads_sockets_is_known_and_undoes_no_pickle() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["doorbell", "control", "machine", "launcher/supervise", "launcher/orders"]
+    "module",
+    [
+        "doorbell",
+        "control",
+        "machine",
+        "launcher/supervise",
+        "launcher/orders",
+        "plugins/scheduler/local",
+        "plugins/scheduler/local_server",
+    ],
 )
 def test_modules_of_sockets_do_not_even_import_what_could_undo_a_pickle(module: str) -> None:
     tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
