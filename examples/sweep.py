@@ -34,7 +34,9 @@ def fit(start: tuple[float, float]) -> tuple[float, float, int]:
     measured = planck(TRUE_TEMPERATURE, TRUE_SCALE) * (1 + NOISE * rng.standard_normal(BANDS.size))
     sigma = NOISE * measured
     guess = np.array(start)
-    for step in range(1, 201):
+    steps = 0
+    for _ in range(200):
+        steps += 1
         model = planck(*guess)
         slopes = np.stack([(planck(*(guess + d)) - model) / d.sum() for d in np.diag([1.0, 1e-3])], axis=1)
         change = np.linalg.lstsq(slopes / sigma[:, None], (measured - model) / sigma, rcond=None)[0]
@@ -42,7 +44,7 @@ def fit(start: tuple[float, float]) -> tuple[float, float, int]:
         if abs(change[0]) < 1e-3:
             break
     residual = float(np.sqrt(np.mean(((measured - planck(*guess)) / sigma) ** 2)))
-    return float(guess[0]), residual, step
+    return float(guess[0]), residual, steps
 
 
 def main() -> int:
