@@ -11,7 +11,8 @@ import pytest
 SCRIPT = str(Path(__file__).parent / "chaos.py")
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [1, 2])
 def test_every_request_ends_and_the_counts_add_up(launcher: Any, seed: int) -> None:
     words = [SCRIPT, "12", str(seed)]  # seconds, seed
     ended = launcher.run(words, 5, options=("--resilient",), seconds=100).expect(0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 
 KILLS = 5  # with each kind of map
 ITEMS = 1600  # more than can be computed before the last kill
@@ -85,9 +85,7 @@ def recorded(folder: Path, call: str) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize(
-    "window", [pytest.param(False, id="all"), pytest.param(True, id="window", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("window", [pytest.param(False, id="all"), pytest.param(True, id="window")])
 def test_kills_and_an_end(launcher: Any, tmp_path: Path, window: bool) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

@@ -106,6 +106,7 @@ def test_every_way_to_die(launcher: Any, how: str) -> None:
     assert "survived" in resilient(launcher, body).stdout
 
 
+@pytest.mark.long
 def test_short_commands_that_were_sent_ahead_and_not_begun(launcher: Any) -> None:
     """A burst is under way to a server that dies: only what it was on is lost."""
     body = """
@@ -128,6 +129,7 @@ def test_short_commands_that_were_sent_ahead_and_not_begun(launcher: Any) -> Non
     resilient(launcher, body, client='restart="always"')
 
 
+@pytest.mark.long
 def test_a_setup_does_not_confuse_which_commands_are_had_back(launcher: Any) -> None:
     """Commands that were sent ahead behind one that takes long this time, on a server that ran a setup."""
     body = """
@@ -146,6 +148,7 @@ def test_a_setup_does_not_confuse_which_commands_are_had_back(launcher: Any) -> 
     resilient(launcher, body)
 
 
+@pytest.mark.long
 def test_several_deaths_in_a_row(launcher: Any) -> None:
     body = """
     for rank in (3, 1, 4):
@@ -183,6 +186,7 @@ def test_a_request_with_retries_is_started_elsewhere(launcher: Any) -> None:
     assert "the second time" in resilient(launcher, body).stdout
 
 
+@pytest.mark.long
 def test_large_messages_under_way_when_it_dies(launcher: Any) -> None:
     """Towards it, from it, and to and from the others meanwhile."""
     body = """
@@ -247,6 +251,7 @@ def test_the_exit_status_tells_the_truth(launcher: Any, end: str) -> None:
     assert "improperly" not in ended.said  # what Open MPI's launcher says of ranks that just exit
 
 
+@pytest.mark.long
 def test_what_was_printed_last_is_not_lost(launcher: Any) -> None:
     body = """
     id = begin(1); kill(1); client.get(id)
@@ -263,6 +268,7 @@ def test_without_resilient_the_status_is_true_and_the_way_out_is_named(launcher:
     assert "--resilient" in ended.stderr
 
 
+@pytest.mark.long
 def test_a_script_that_is_killed_leaves_nothing(launcher: Any) -> None:
     """Checked by the launcher fixture."""
     ended = launcher.run(
@@ -274,6 +280,7 @@ def test_a_script_that_is_killed_leaves_nothing(launcher: Any) -> None:
     assert ended.status != 0
 
 
+@pytest.mark.long
 def test_ctrl_c(launcher: Any) -> None:
     script = HEAD + "client = mpiframe.Client()\nbegin(1)\nopen('ready', 'w').close()\ntime.sleep(600)"
     world = launcher.start(script, 3, options=("--resilient",))
@@ -310,6 +317,7 @@ def test_restart_always(launcher: Any) -> None:
     assert "closed" in resilient(launcher, body, client='restart="always"').stdout
 
 
+@pytest.mark.long
 def test_all_servers_die_and_come_back(launcher: Any) -> None:
     body = """
     for round in range(3):
@@ -325,6 +333,7 @@ def test_all_servers_die_and_come_back(launcher: Any) -> None:
     resilient(launcher, body, client='restart="always"')
 
 
+@pytest.mark.long
 def test_a_command_that_kills_each_server_it_meets(launcher: Any) -> None:
     """It ends after its retries; the queue behind it is worked off by the replacements."""
     body = """
@@ -375,6 +384,7 @@ STUCK = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", STUCK)
 def test_restart_of_a_server_that_is_stuck(launcher: Any, how: str) -> None:
     body = f"""
@@ -395,6 +405,7 @@ def test_restart_of_a_server_that_is_stuck(launcher: Any, how: str) -> None:
     resilient(launcher, body)
 
 
+@pytest.mark.long
 def test_a_plugin_stops_before_its_server_is_restarted(launcher: Any) -> None:
     body = """
     class Mark(mpiframe.Plugin):
@@ -433,6 +444,7 @@ def test_setup_runs_at_once_and_tells_of_failures(launcher: Any) -> None:
     resilient(launcher, body)
 
 
+@pytest.mark.long
 def test_a_server_that_dies_each_time_as_it_starts_is_given_up(launcher: Any) -> None:
     body = """
     import atexit
@@ -454,6 +466,7 @@ def test_a_server_that_dies_each_time_as_it_starts_is_given_up(launcher: Any) ->
     assert "server 1 is given up" in ended.stderr
 
 
+@pytest.mark.long
 def test_a_setup_that_fails_on_the_replacement(launcher: Any) -> None:
     body = """
     mark = str(pathlib.Path("fails").resolve())
@@ -474,6 +487,7 @@ def test_a_setup_that_fails_on_the_replacement(launcher: Any) -> None:
     assert "told" in resilient(launcher, body, env={"MPIFRAME_RESTART_ATTEMPTS": "1"}).stdout
 
 
+@pytest.mark.long
 def test_the_end_does_not_wait_for_nothing(launcher: Any) -> None:
     """To close while a replacement is under way waits for its queue; to abandon does not."""
     body = """
@@ -494,6 +508,7 @@ def test_the_end_does_not_wait_for_nothing(launcher: Any) -> None:
     assert "left" in resilient(launcher, body, client='restart="always"').stdout
 
 
+@pytest.mark.long
 def test_a_server_that_dies_at_the_end_and_would_be_replaced(launcher: Any) -> None:
     resilient(launcher, "kill(1)\nuntil(lambda: state_of(1) == 'starting')", client='restart="always"')
 
@@ -555,6 +570,7 @@ def test_a_member_that_dies_in_a_collective(launcher: Any) -> None:
     assert "together" in resilient(launcher, body, ranks=4).stdout
 
 
+@pytest.mark.long
 def test_a_collective_waits_for_a_replacement(launcher: Any) -> None:
     body = """
     running = begin(2)
