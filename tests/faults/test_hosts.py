@@ -208,6 +208,7 @@ long.result()
     assert "3 of 3 servers" in ended.said
 
 
+@pytest.mark.long
 def test_the_doorbell_listens_on_one_address_and_only_while_the_world_opens(site: Site) -> None:
     # The firewall keeps the servers from arriving, so that there is time to look.
     site.hosts.drop(0, *PORTS)

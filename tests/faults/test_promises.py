@@ -6,6 +6,7 @@ checks that no process, socket or folder of it is left.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.timeout(120)
+
+SELDOM = functools.partial(pytest.param, marks=pytest.mark.long)  # variants for `launch/test --faults`
 
 PROMPT = 5.0  # seconds in which each error has to come
 BOUND = 30.0  # seconds for a world to start, do what it does, and end
@@ -158,7 +161,7 @@ with prompt(mpiframe.WorldError, "closed"):
     launcher.run(script, seconds=BOUND).expect(0)
 
 
-@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("plain", [False, SELDOM(True)])
 @pytest.mark.parametrize("what", ["", "client.push(BUSY, target=1)\nuntil(busy)\n"])
 def test_an_exception_at_the_clients_top_level(launcher: Any, what: str, plain: bool) -> None:
     body = what + "pathlib.Path('now').touch()\nraise OSError('at the top')"
@@ -189,7 +192,7 @@ sys.exit("it was told")
 """
 
 
-@pytest.mark.parametrize("doorbell", ["auto", "tcp", "off"])
+@pytest.mark.parametrize("doorbell", ["auto", SELDOM("tcp"), SELDOM("off")])
 @pytest.mark.parametrize("how", ["HOLDS_THE_LOCK", "STUBBORN"])
 def test_a_command_that_will_not_end_is_ended_with_its_server(launcher: Any, how: str, doorbell: str) -> None:
     """Wherever the server is, whatever reaches it: its own kernel ends it. It says where it was."""
@@ -245,7 +248,7 @@ assert [row.pid for row in client.servers] == pids
 # -- a hung server -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("doorbell", ["auto", "tcp"])
+@pytest.mark.parametrize("doorbell", ["auto", SELDOM("tcp")])
 def test_a_stopped_server_is_unresponsive_until_it_goes_on(launcher: Any, doorbell: str) -> None:
     body = """
 def states(): return [row.state for row in client.servers]
@@ -295,7 +298,7 @@ assert seen <= {"busy", "idle"}, seen
     launcher.run(world(body), seconds=60.0).expect(0)
 
 
-@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("plain", [False, SELDOM(True)])
 @pytest.mark.parametrize("what", ["idle", "busy"])
 def test_the_end_of_a_script_with_a_stopped_server(launcher: Any, what: str, plain: bool) -> None:
     body = (
@@ -335,7 +338,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("plain", [False, SELDOM(True)])
 @pytest.mark.parametrize("what", ENDS)
 def test_a_client_that_is_killed_leaves_nobody(launcher: Any, what: str, plain: bool) -> None:
     """Checked by the launcher: no process, no folder is left."""
