@@ -22,11 +22,18 @@ class Executor:
     def __init__(self, large: int) -> None:
         self.namespace = Namespace()
         self._functions: dict[int, Callable[..., Any] | BaseException] = {}
+        self._unread: dict[int, bytes] = {}  # pickle data of functions that came and are yet to be called
         self._large = large
 
     def forget(self) -> None:
         """Drop the cached functions."""
         self._functions.clear()
+        self._unread.clear()
+
+    def keep(self, key: int, data: bytes | None) -> None:
+        """Note the function of a command, though it may never run: the client will not send it again."""
+        if data is not None and key not in self._functions:
+            self._unread[key] = data
 
     def run(self, mode: int, body: Any, key: int, pickled: bool, payload: Any, buffers: Sequence[Any]) -> Any:
         """The value of the command; raises whatever it raises."""
@@ -47,12 +54,14 @@ class Executor:
     def _function(self, key: int, data: bytes | None) -> Callable[..., Any]:
         known = self._functions.get(key)
         if known is None:
-            assert data is not None, f"function {key} was never sent here"
+            self.keep(key, data)
+            assert key in self._unread, f"function {key} was never sent here"
             try:
-                known = codec.loads(data)
+                known = codec.loads(self._unread[key])
             except Exception as error:  # kept: the client will not send it again
                 known = error
             self._functions[key] = known
+            self._unread.pop(key, None)
         if isinstance(known, BaseException):
             raise known
         return known

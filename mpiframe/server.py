@@ -357,6 +357,8 @@ class Server:
     def _execute(self, command: tuple[Any, ...], buffers: Any) -> None:
         id, mode, body, key, pickled, payload, _ = command
         self._serial += 1
+        if key and body is not None:
+            self._executor.keep(key, body)
         if self._recalled and self._serial in self._recalled:
             self._recalled.discard(self._serial)
             self.post((int(Up.SKIPPED), id, self._serial))

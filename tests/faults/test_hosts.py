@@ -331,9 +331,8 @@ def test_a_host_that_is_gone_fails_its_own_requests_only(site: Site, how: str) -
         until(lambda: world.process.poll() is not None, SECONDS, "the run does not end")
         site.hosts.mend(2)
         ended = world.wait(SECONDS)
-    ended.expect(1)
+    ended.expect(0)  # for the script has seen what became of all that was lost
     assert "the script ended well" in ended.stdout
-    assert "a server was lost" in ended.stderr
 
 
 def serving(site: Site, index: int) -> list[str]:
