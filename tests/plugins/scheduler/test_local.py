@@ -63,7 +63,8 @@ def test_the_queue_is_killed_while_jobs_run(queue: Queue, local: LocalBackend, r
     kill_queue(local)
     (room / "gone").touch()  # one ends while there is no queue
     deadline = time.monotonic() + SECONDS
-    while "exit 6" not in Path(ends.files.end).read_text():
+    end = Path(ends.files.end)
+    while not end.exists() or "exit 6" not in end.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert queue.status(runs.id)[0].state is State.RUNNING  # which starts another queue
