@@ -243,12 +243,11 @@ class LocalBackend(Backend):
         for started in self._starts():
             try:
                 link = self._connect_once()
-            except _Gone as error:
-                reason = error
-            else:
                 if (self._cores or self._memory) and started == 0:
                     link.ask({"op": "limits", "cores": self._cores, "memory": self._memory})
                 return link
+            except _Gone as error:
+                reason = error  # killed even between the two: the next one is started with the limits
         raise SchedulerDown(f"the local queue cannot be reached ({reason}); see {self.folder}/log")
 
     def _starts(self) -> Iterator[int]:

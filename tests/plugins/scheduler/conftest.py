@@ -26,8 +26,6 @@ NAMED = [name for name in os.environ.get("MPIFRAME_TEST_SCHEDULERS", "").split("
 BACKENDS = ["local", *NAMED]
 
 collect_ignore = [] if "slurm" in NAMED else ["test_slurm.py"]
-# What kills the local queue under its clients is not yet right each time: run where one looks at it.
-collect_ignore += [] if NAMED else ["test_local.py"]
 
 
 def load(name: str) -> Any:
