@@ -18,6 +18,7 @@ from mpiframe.codec import pack, unpack
 from mpiframe.commands import Encoded
 from mpiframe.driver import Driver
 from mpiframe.errors import WorldError
+from mpiframe.machine import is_stopped
 from mpiframe.messages import Down, Outcome, Request, Status, Up
 from mpiframe.output import Printer
 from mpiframe.pulse import Pulse
@@ -459,9 +460,10 @@ class ClientLoop(Driver):
         peer = self._transport.peers.get(rank)
         pid = doorbell.pid_behind(peer.control) if peer is not None and peer.control is not None else 0
         if pid:
-            for number in (signal.SIGABRT, signal.SIGCONT):  # the first has it say where it is
-                with contextlib.suppress(OSError):
-                    os.kill(pid, number)
+            # SIGABRT has it say where it is. A stopped process cannot, and if it were continued for it, it
+            # could answer what is queued before it has ended.
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL if is_stopped(pid) else signal.SIGABRT)
 
     def _send(self, rank: int, requests: list[Request]) -> None:
         commands: list[Any] = []

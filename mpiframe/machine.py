@@ -37,6 +37,14 @@ def quota() -> int | None:
     return max(1, math.ceil(int(allowed) / int(period)))
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process of this host was stopped by a signal, or by a debugger; False where none can tell."""
+    try:
+        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0] in "tT"
+    except (OSError, IndexError):
+        return False
+
+
 def host_key() -> str:
     """Equal for two processes exactly if a Unix socket and shared memory can join them.
 

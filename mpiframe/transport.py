@@ -48,6 +48,7 @@ AWAKE, ASLEEP, AWAY = 0, 1, 2
 """States in the shared page. AWAY: computing outside the runtime; ring, but do not count its core as free."""
 
 _NONE: list[int] = []
+_HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)  # the first is Linux's
 
 Message = tuple[int, Any, Sequence[Any]]
 """(rank, frame, buffers)"""
@@ -132,6 +133,8 @@ class Transport:
         )  # ranks of `comm` that are gone; another may have their place in the world
         self._failed: set[int] = set()  # peers that MPI says are gone, and `block` is to tell of
         self.resilient = False  # that a peer is gone, as MPI says it, is news and not an error
+        self.frail = False  # MPI may crash when it is to send to one that is gone: look before
+        self._looks: dict[int, select.poll] = {}
         self._abandoned: list[Any] = []  # requests that may never complete, with their buffers
 
     # -- set-up -----------------------------------------------------------------------------------
@@ -165,6 +168,9 @@ class Transport:
             return
         peer.bell.setblocking(False)
         self._bells[peer.bell.fileno()] = peer
+        if self.frail:
+            self._looks[peer.rank] = look = select.poll()
+            look.register(peer.bell, _HUNG_UP)
         for bed in self._beds:
             bed.register(peer.bell.fileno(), select.EPOLLIN)
 
@@ -185,6 +191,7 @@ class Transport:
         peer = self.peers.pop(rank, None)
         if peer is None:
             return
+        self._looks.pop(rank, None)
         for event in peer.events:
             os.close(event)
         for sock in (peer.bell, peer.control):
@@ -217,6 +224,14 @@ class Transport:
                 found |= self._acknowledge(comm)
         self._failed |= found & self.peers.keys()
 
+    def _is_gone(self, rank: int) -> bool:
+        """Before something is sent, where that may not be done to a peer that is gone."""
+        look = self._looks.get(rank)
+        if look is None or not look.poll(0):
+            return False
+        self._failed.add(rank)
+        return True
+
     def _acknowledge(self, comm: MPI.Intracomm) -> set[int]:
         comm.Ack_failed()
         failed, everyone = comm.Get_failed(), comm.Get_group()
@@ -231,6 +246,8 @@ class Transport:
 
     def send(self, rank: int, frame: bytes, buffers: Sequence[Any] = ()) -> None:
         """Send a message; returns at once, the buffers must stay unchanged until it is through."""
+        if self.frail and self._is_gone(rank):
+            return
         try:
             if buffers or len(frame) >= self._large:
                 self._announce(rank, frame, buffers)
@@ -362,6 +379,8 @@ class Transport:
 
     def _prepare(self, rank: int, header: bytearray) -> None:
         frame, sizes = unpack(header)
+        if self._is_gone(rank):
+            return
         peer = self._apart.get(rank)
         comm, source = (self.comm, rank) if peer is None else (peer.comm, peer.address)
         assert comm is not None
@@ -379,7 +398,7 @@ class Transport:
 
     def _depart(self, rank: int) -> None:
         waiting = self._announced.get(rank)
-        if not waiting:
+        if not waiting or self._is_gone(rank):
             return
         outgoing = waiting.popleft()
         for view in outgoing.buffers:

@@ -264,6 +264,7 @@ def _open_client(joined: joining.Joined, me: Member, config: Config, deadline: f
     size = joined.size
     transport = Transport(comm, 0, size, config.large, config.spin, cores, beds=2, reuse=config.reuse)
     transport.resilient = bool(joining.resilient())
+    transport.frail = joining.resilient() == "joined"
     with doorbell.private_folder() as folder:
         page = _make_page(folder, comm.Get_size())
         world = World(
@@ -464,6 +465,7 @@ def _open_server(joined: joining.Joined, me: Member, deadline: float) -> World:
     spin = config.spin if page_path or here <= cores else 0.0
     transport = Transport(comm, me.rank, joined.size, config.large, spin, cores, reuse=config.reuse)
     transport.resilient = bool(joining.resilient())
+    transport.frail = joining.resilient() == "joined"
     try:
         if address[0] == "none":
             reason = address[1]

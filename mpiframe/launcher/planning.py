@@ -141,6 +141,10 @@ def _joined_plan(
         )
     if "MPIR_CVAR_CH4_NETMOD" not in env:
         added["MPIR_CVAR_CH4_NETMOD"] = "ucx"  # OFI takes milliseconds a message between joined ranks
+    if "UCX_TLS" not in env:
+        # UCX aborts the client if a server dies whose memory it is reading (cma), and MPICH crashes when it
+        # is to send where UCX knows of a broken connection (tcp): on one host, neither.
+        added["UCX_TLS"] = "^cma" if hosts else "posix,sysv,self"
     added |= {RESILIENT: "joined", JOIN: json.dumps({"size": n})}
     argv = (path, "-n", "1", *extra, sys.executable, *python_args)
     return LaunchPlan(argv, added, library, path, "joined", hosts)

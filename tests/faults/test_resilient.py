@@ -219,6 +219,29 @@ def test_large_messages_under_way_when_it_dies(launcher: Any) -> None:
     assert "through" in resilient(launcher, body, ranks=4).stdout
 
 
+@pytest.mark.long
+def test_large_messages_of_a_server_that_dies_again_and_again(launcher: Any) -> None:
+    """In the midst of them: an MPI that reads from the memory of another process meets one that is gone."""
+    body = """
+    import numpy, random
+    chance = random.Random(5)
+    def take(x):
+        return x * 2
+    client.setup("import numpy")
+    for n in range(12):
+        futures = [client.submit(take, numpy.ones(1 << 17), target=1) for _ in range(40)]
+        futures[n % 7].result(30)
+        time.sleep(chance.random() * 3e-3)
+        kill(1)
+        for future in futures:
+            error = future.exception(30)
+            assert error is None or isinstance(error, mpiframe.ServerLost), error
+    client.close()
+    print("through")
+    """
+    assert "through" in resilient(launcher, body, ranks=2, client='restart="always"').stdout
+
+
 # -- the exit status ------------------------------------------------------------------------------
 
 
