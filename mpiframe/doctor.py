@@ -173,7 +173,8 @@ def _look_at_resilience(
         status, found = 1, {"worked": False, "why": error}
     if status == 0 and found.get("worked"):
         times = f"noticed after {found['noticed'] * 1e3:.0f} ms, replaced in {found['replaced']:.1f} s"
-        report.add("resilient", f"with `mpiframe run --resilient` a dead server is {times}")
+        where = "" if how == "joined" else "; on other hosts than the client's none is replaced"
+        report.add("resilient", f"with `mpiframe run --resilient` a dead server is {times}{where}")
         return
     said = output_path.read_text(encoding="utf-8", errors="replace") if output_path.exists() else ""
     lines = [str(found.get("why", f"status {status}")), *said.splitlines()[-_TAIL_LINES:]]

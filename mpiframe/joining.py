@@ -117,11 +117,11 @@ def _ticket(rank: int, size: int, port: str, alone: bool) -> dict[str, Any]:
     return {"rank": rank, "size": size, "port": port, "alone": alone, "serial": _tickets[rank]}
 
 
-def replacement(rank: int, size: int, host: str | None, seconds: float) -> MPI.Intracomm:
+def replacement(rank: int, size: int, host: str | None, here: bool, seconds: float) -> MPI.Intracomm:
     """Start a server in the place of one that is gone; the communicator between it and this client.
 
-    `host`: where, if not on this host (Open MPI; the launcher of a joined world knows by itself). Raises
-    WorldError if it does not come within so many seconds.
+    `host`: where, if the world has several; `here`: whether that is this one. Raises WorldError if it does
+    not come within so many seconds.
     """
     deadline = time.monotonic() + seconds
     if resilient() == "ulfm":
@@ -132,7 +132,7 @@ def replacement(rank: int, size: int, host: str | None, seconds: float) -> MPI.I
     port = MPI.Open_port()
     try:
         ticket = _ticket(rank, size, port, alone=True)
-        if host is None:
+        if here:
             # Not before it is about to connect: MPICH lets no other thread get much of MPI meanwhile.
             ticket["tell"] = True
             launcher.order(start=[ticket])

@@ -77,9 +77,25 @@ class Recovery:
             return False
         if rank in self._ending or rank in self._under_way:
             return True
-        if self._always:
-            self._begin(rank)
-        return self._always
+        if not self._always:
+            return False
+        if problem := self._why_not(rank):
+            log.warning("%s", problem)
+            return False
+        self._begin(rank)
+        return True
+
+    def _why_not(self, rank: int) -> str:
+        """Why this server cannot be replaced, or ""."""
+        if self._world.resilient == "joined" or self._is_here(rank):
+            return ""
+        return (
+            f"server {rank} on {self._world.members[rank].host} cannot be replaced: Open MPI cannot be relied "
+            "on to start another one on a host that is not the client's (MPICH can); the other servers go on"
+        )
+
+    def _is_here(self, rank: int) -> bool:
+        return self._world.members[rank].host_key == self._world.members[CLIENT].host_key
 
     def _begin(self, rank: int) -> None:
         self._under_way.add(rank)
@@ -114,6 +130,9 @@ class Recovery:
     def restart(self, ranks: list[int]) -> None:
         """Replace these servers; returns when all of them serve. Raises WorldError where one does not."""
         check(self._world.resilient)
+        for rank in ranks:
+            if problem := self._why_not(rank):
+                raise WorldError(problem)
         loop = self._loop
         with loop.lock:
             loop._check_open()
@@ -144,7 +163,10 @@ class Recovery:
             return
         with loop.lock:
             loop.losses.lost(rank)
-            loop.release(rank, why) if self._always else loop.give_up(rank, why)
+            if self._always and not self._why_not(rank):
+                loop.release(rank, why)
+            else:
+                loop.give_up(rank, why)
         loop._deliver()
         self._kill(rank)
 
@@ -170,10 +192,10 @@ class Recovery:
             log.warning("the servers %s could not be ended; they are left to the end of the run", left)
 
     def _kill(self, rank: int) -> None:
-        members, launcher = self._world.members, orders.link()
-        if members[rank].host_key == members[CLIENT].host_key:
+        launcher = orders.link()
+        if self._is_here(rank):
             with contextlib.suppress(OSError):
-                os.kill(members[rank].pid, signal.SIGKILL)
+                os.kill(self._world.members[rank].pid, signal.SIGKILL)
         if launcher is not None:
             with contextlib.suppress(OSError):
                 launcher.order(end=rank)
@@ -221,10 +243,9 @@ class Recovery:
 
     def _replace(self, rank: int) -> None:
         world, loop, config = self._world, self._loop, self._world.config
-        before = world.members[rank]
-        host = before.host if before.host_key != world.members[CLIENT].host_key else None
+        host = world.members[rank].host if world.facts().hosts > 1 else None
         try:
-            comm = joining.replacement(rank, world.size, host, config.restart_timeout)
+            comm = joining.replacement(rank, world.size, host, self._is_here(rank), config.restart_timeout)
             peer = admit(world, comm, rank, config.restart_timeout)
         except BaseException:
             if (launcher := orders.link()) is not None:

@@ -30,9 +30,11 @@ class Site:
     launcher: Any
     vendor: str
 
-    def start(self, script: str, *slots: int, **settings: Any) -> Any:
+    def start(self, script: str, *slots: int, resilient: bool = False, **settings: Any) -> Any:
         """Start a world with so many ranks on the first, second, third host."""
         options = ("--hostfile", self.hosts.hostfile(self.vendor, *slots))
+        if resilient:
+            options += ("--resilient",)
         variables = {f"MPIFRAME_{name.upper()}": str(value) for name, value in settings.items()}
         env = self.hosts.environment | variables
         return self.launcher.start(script, sum(slots), options=options, env=env)
@@ -392,6 +394,65 @@ assert [s.state for s in client.servers] == ["idle", "idle"]
     world.await_file("go on")
     site.hosts[2].signal("CONT", "-m mpiframe")
     world.wait(SECONDS).expect(0)
+
+
+DIES = """
+import signal
+client.setup("ready = 42")
+
+def where():
+    return [r.ret for r in client.push("__import__('socket').gethostname()", target="all", block=True)]
+
+def die(rank):
+    killed = client.submit("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", target=rank)
+    large = client.submit(np.ones, 1 << 22, target=4)
+    try:
+        killed.result(timeout=30)
+    except mpiframe.ServerLost as error:
+        assert f"server {rank} on {before[rank - 1]}" in str(error), error
+    else:
+        raise AssertionError("it answered")
+    assert large.result(timeout=30).sum() == 1 << 22
+
+before = where()
+assert before == ["mf-host0", "mf-host1", "mf-host2", "mf-host2"], before
+for rank in RANKS * 3:
+    die(rank)
+    assert client.push("ready", target=rank, block=True)[0].ret == 42
+assert where() == before, where()
+assert client.submit(np.ones, 1 << 22, target=RANKS[-1]).result(timeout=30).sum() == 1 << 22
+assert [s.state for s in client.servers] == ["idle"] * 4, client.servers
+"""
+
+DIES_FOR_GOOD = """
+die(2)
+try:
+    client.push("1", target=2)
+except (mpiframe.ServerLost, mpiframe.TargetError):
+    pass
+else:
+    raise AssertionError("a command for a server that is gone was taken")
+for rank in (2, 3):
+    try:
+        client.restart(rank)
+    except mpiframe.WorldError as error:
+        assert "cannot be replaced" in str(error) and "MPICH" in str(error), error
+    else:
+        raise AssertionError("it was restarted")
+assert [s.state for s in client.servers] == ["idle", "lost", "idle", "idle"], client.servers
+"""
+
+
+@pytest.mark.long
+def test_servers_of_several_hosts_die_and_are_replaced_where_that_can_be(site: Site) -> None:
+    script = HEAD.replace("Client()", 'Client(restart="always")')
+    if site.vendor == "Open MPI":
+        script += DIES.replace("RANKS", "(1,)") + DIES_FOR_GOOD
+    else:
+        script += DIES.replace("RANKS", "(1, 2, 3)")
+    script += "print('the script ended well')"
+    ended = site.start(script, 2, 1, 2, resilient=True).wait(SECONDS).expect(0)
+    assert "the script ended well" in ended.stdout
 
 
 def test_nothing_of_the_hosts_is_left(tmp_path: Path) -> None:
