@@ -90,8 +90,8 @@ class Recovery:
         if self._world.resilient == "joined" or self._is_here(rank):
             return ""
         return (
-            f"server {rank} on {self._world.members[rank].host} cannot be replaced: Open MPI cannot be relied "
-            "on to start another one on a host that is not the client's (MPICH can); the other servers go on"
+            f"server {rank} on {self._world.members[rank].host} cannot be replaced: Open MPI cannot be "
+            "relied on to start another one on a host that is not the client's (MPICH can); the others go on"
         )
 
     def _is_here(self, rank: int) -> bool:
