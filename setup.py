@@ -20,8 +20,11 @@ setup(
             "hypothesis",
             "ruff",
             "mypy",
+            "types-PyYAML",
         ],
         "examples": ["baseband", "matplotlib"],
+        # Tokens in CouchDB; cryptography opens the passwords that PiCaS' own configuration encrypts.
+        "grid": ["httpx", "PyYAML", "cryptography"],
         # CASA's tasks and tools, for servers that are to run them; casatasks forgets to ask for six.
         "casa": ["casatools", "casatasks", "six"],
         # What the benchmarks compare with; the last needs casa.
@@ -30,7 +33,10 @@ setup(
     },
     entry_points={
         "console_scripts": ["mpiframe = mpiframe.cli:main"],
-        "mpiframe.plugins": ["scheduler = mpiframe.plugins.scheduler.plugin:Scheduler"],
+        "mpiframe.plugins": [
+            "scheduler = mpiframe.plugins.scheduler.plugin:Scheduler",
+            "grid = mpiframe.plugins.grid.plugin:Grid",
+        ],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -1,0 +1,32 @@
+"""The grid as a plugin of a server: `client.plugin("grid", target=1, token_type="t_obs")`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpiframe.plugins.base import Context, Plugin
+from mpiframe.plugins.grid.credentials import Credentials
+
+
+@dataclass
+class GridOptions:
+    """url, database: of the tokens, None takes those of the credentials. token_type: which tokens.
+
+    credentials: None finds them on the server, where they then need not be sent.
+    """
+
+    url: str | None = None
+    database: str | None = None
+    token_type: str | None = None
+    credentials: Credentials | None = None
+
+
+class Grid(Plugin):
+    """Tokens, pilots and storage from a server."""
+
+    name = "grid"
+    Options = GridOptions
+
+    def start(self, context: Context) -> None:
+        """Nothing is asked yet."""
+        self.context = context
