@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from mpiframe.plugins.grid.couchdb import Database
+
 LONG = bool(os.environ.get("MPIFRAME_TEST_GRID"))
 START_SECONDS = 30.0
 
@@ -132,3 +134,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("PICAS_USR", "PICAS_USR_PWD", "PICAS_DB", "PICAS_URL", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+@pytest.fixture
+def database(couch: CouchServer | RealCouch) -> Iterator[Database]:
+    """An empty database of a test's own."""
+    made = Database(f"mf-{secrets.token_hex(6)}", couch.url)
+    made.create()
+    yield made
+    made.drop()
+    made.close()
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of this host on which nobody listens, and nobody can."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
