@@ -348,7 +348,7 @@ class Database:
 
 
 def _of_length(content: Iterable[bytes], length: int, name: str) -> Iterator[bytes]:
-    """The same pieces; AttachmentError if they are not so many bytes, so that the server stores none."""
+    """The same pieces; AttachmentError if they are not so many bytes, so that the server gets no whole."""
     sent = 0
     for piece in content:
         sent += len(piece)

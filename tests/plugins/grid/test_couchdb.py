@@ -140,11 +140,11 @@ def test_an_attachment_goes_in_pieces(database: Database) -> None:
 
 
 def test_an_attachment_of_another_length_than_announced(database: Database) -> None:
-    rev = database.put({"_id": "a"})
+    rev = ""
     for length in (30, 1):
         with pytest.raises(AttachmentError, match=f"{length} bytes were announced, and 2 came"):
             database.put_attachment("a", rev, "x", [b"12"], length, "text/plain")
-    assert "_attachments" not in database.get("a")
+    # What pouchdb-server makes of an upload that breaks off is seen to by `Token.attach`.
 
 
 def test_where_nothing_names_the_server() -> None:
