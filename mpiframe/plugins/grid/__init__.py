@@ -1,5 +1,7 @@
 """Grid computing: tokens in CouchDB (PiCaS), pilots that work them off, storage, and jobs."""
 
+from mpiframe.plugins.grid.builders import TokenBuilder, TokenDictBuilder, TokenJsonBuilder
+from mpiframe.plugins.grid.couchdb import Database
 from mpiframe.plugins.grid.credentials import Credentials, Secret
 from mpiframe.plugins.grid.errors import (
     AttachmentError,
@@ -13,18 +15,33 @@ from mpiframe.plugins.grid.errors import (
     PilotError,
     TokenError,
 )
+from mpiframe.plugins.grid.token_list import TokenList
+from mpiframe.plugins.grid.token_set import TokenSet
+from mpiframe.plugins.grid.tokens import Token
+from mpiframe.plugins.grid.views import CategoryView, Overview, TokenView, category
 
 __all__ = [
     "AttachmentError",
+    "CategoryView",
     "Conflict",
     "Credentials",
     "CredentialsError",
+    "Database",
     "DatabaseDown",
     "DatabaseError",
     "GridError",
     "NotAllowed",
     "NotFound",
+    "Overview",
     "PilotError",
     "Secret",
+    "Token",
+    "TokenBuilder",
+    "TokenDictBuilder",
     "TokenError",
+    "TokenJsonBuilder",
+    "TokenList",
+    "TokenSet",
+    "TokenView",
+    "category",
 ]

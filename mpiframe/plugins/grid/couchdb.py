@@ -148,9 +148,10 @@ class Database:
 
     # -- documents ---------------------------------------------------------------------------------
 
-    def get(self, id: str) -> dict[str, Any]:
-        """A document. Raises NotFound."""
-        found: dict[str, Any] = self._ask("GET", _path(id))
+    def get(self, id: str, **params: Any) -> dict[str, Any]:
+        """A document; params as CouchDB has them. Raises NotFound."""
+        given = {name: _param(name, value) for name, value in params.items()}
+        found: dict[str, Any] = self._ask("GET", _path(id), params=given)
         return found
 
     def __contains__(self, id: str) -> bool:
