@@ -1,6 +1,7 @@
 """Grid computing: tokens in CouchDB (PiCaS), pilots that work them off, storage, and jobs."""
 
 from mpiframe.plugins.grid.builders import TokenBuilder, TokenDictBuilder, TokenJsonBuilder
+from mpiframe.plugins.grid.claims import Claims
 from mpiframe.plugins.grid.couchdb import Database
 from mpiframe.plugins.grid.credentials import Credentials, Secret
 from mpiframe.plugins.grid.errors import (
@@ -15,6 +16,9 @@ from mpiframe.plugins.grid.errors import (
     PilotError,
     TokenError,
 )
+from mpiframe.plugins.grid.pilot import Pilot, PilotReport
+from mpiframe.plugins.grid.progress import Progress
+from mpiframe.plugins.grid.runner import Runner, TokenRun
 from mpiframe.plugins.grid.token_list import TokenList
 from mpiframe.plugins.grid.token_set import TokenSet
 from mpiframe.plugins.grid.tokens import Token
@@ -23,6 +27,7 @@ from mpiframe.plugins.grid.views import CategoryView, Overview, TokenView, categ
 __all__ = [
     "AttachmentError",
     "CategoryView",
+    "Claims",
     "Conflict",
     "Credentials",
     "CredentialsError",
@@ -33,7 +38,11 @@ __all__ = [
     "NotAllowed",
     "NotFound",
     "Overview",
+    "Pilot",
     "PilotError",
+    "PilotReport",
+    "Progress",
+    "Runner",
     "Secret",
     "Token",
     "TokenBuilder",
@@ -41,6 +50,7 @@ __all__ = [
     "TokenError",
     "TokenJsonBuilder",
     "TokenList",
+    "TokenRun",
     "TokenSet",
     "TokenView",
     "category",

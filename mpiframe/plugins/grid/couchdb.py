@@ -266,7 +266,7 @@ class Database:
         data: Any = content
         given = dict(headers or {})
         if body is not None:
-            data = json.dumps(body, default=_plain, allow_nan=False).encode()
+            data = json.dumps(body, default=plain, allow_nan=False).encode()
             given["Content-Type"] = "application/json"
         elif content is not None:
             timeout = self._long()
@@ -377,7 +377,7 @@ def _param(name: str, value: Any) -> str:
     return value if name in ("stale", "update") and isinstance(value, str) else json.dumps(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What numpy makes, as JSON has it."""
     if hasattr(value, "tolist"):
         return value.tolist()
