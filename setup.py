@@ -21,10 +21,15 @@ setup(
             "ruff",
             "mypy",
             "types-PyYAML",
+            # A certificate authority, and a WebDAV server.
+            "trustme",
+            "wsgidav",
+            "cheroot",
         ],
         "examples": ["baseband", "matplotlib"],
-        # Tokens in CouchDB; cryptography opens the passwords that PiCaS' own configuration encrypts.
-        "grid": ["httpx", "PyYAML", "cryptography"],
+        # Tokens in CouchDB; cryptography opens the passwords that PiCaS' own configuration encrypts;
+        # defusedxml reads what the archive's stager answers.
+        "grid": ["httpx", "PyYAML", "cryptography", "defusedxml"],
         # CASA's tasks and tools, for servers that are to run them; casatasks forgets to ask for six.
         "casa": ["casatools", "casatasks", "six"],
         # What the benchmarks compare with; the last needs casa.
