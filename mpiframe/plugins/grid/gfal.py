@@ -44,6 +44,7 @@ PACKAGES = (
 SYSTEM_PYTHON = "/usr/bin/python3"
 CALL_SECONDS = 600.0
 START_SECONDS = 30.0
+_EXIT_SECONDS = 1.0
 _LONGEST_LINE = 64 << 20
 
 
@@ -155,7 +156,7 @@ class Gfal:
     ) -> None:
         """Copy one file between any two of file, gsiftp, srm, root and http; folders are made."""
         limit = self._seconds if seconds is None else seconds
-        arguments = {"source": source, "target": target, "overwrite": overwrite, "seconds": int(limit)}
+        arguments = {"source": source, "target": target, "overwrite": overwrite, "limit": int(limit)}
         self.call("copy", target, limit + START_SECONDS, **arguments)
 
     def remove(self, url: str) -> None:
@@ -244,13 +245,21 @@ class Gfal:
                     raise self._died()
                 parts.append(part)
         line, _, self._rest = b"".join(parts).partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise StorageError("gfal2's process answered with what is no JSON; it has been ended") from None
         return answer
 
     def _died(self) -> StorageError:
         process = self._process
+        assert process is not None
+        try:
+            process.wait(_EXIT_SECONDS)  # its pipes are closed a moment before it has ended
+        except subprocess.TimeoutExpired:
+            pass
         self._stop()
-        code = process.returncode if process is not None else None
+        code = process.returncode
         return StorageError(f"gfal2's process ended in the middle of a call (exit status {code})")
 
     def _stop(self) -> None:

@@ -66,13 +66,13 @@ class Storage:
         """Take a request back: None or an error for each."""
         return [_error(error) for error in self._context().abort_bring_online(urls, token)]
 
-    def copy(self, source: str, target: str, overwrite: bool, seconds: int) -> None:
+    def copy(self, source: str, target: str, overwrite: bool, limit: int) -> None:
         """Copy one file; folders on the way are made."""
         context = self._context()
         how = context.transfer_parameters()
         how.overwrite = overwrite
         how.create_parent = True
-        how.timeout = seconds
+        how.timeout = limit
         context.filecopy(how, source, target)
 
     def remove(self, url: str) -> None:
