@@ -49,7 +49,7 @@ _LONGEST_LINE = 64 << 20
 
 
 @dataclass(frozen=True)
-class Token:
+class BearerToken:
     """A bearer token or macaroon for the urls that begin with `prefix`."""
 
     value: Secret
@@ -73,7 +73,7 @@ class Gfal:
         *,
         call_seconds: float = CALL_SECONDS,
         options: Mapping[tuple[str, str], bool | int | str] | None = None,
-        tokens: Sequence[Token] = (),
+        tokens: Sequence[BearerToken] = (),
     ) -> None:
         if call_seconds <= 0:
             raise ValueError("call_seconds has to be more than 0")
@@ -94,7 +94,10 @@ class Gfal:
         self.close()
 
     def close(self) -> None:
-        """End the process. The next call starts another."""
+        """End the process, also in the midst of a call, which then fails. The next call starts another."""
+        process = self._process
+        if process is not None:
+            _kill(process)
         with self._lock:
             self._stop()
 
@@ -275,12 +278,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 pipe.close()
             except BrokenPipeError:
                 pass
+    _kill(process)
+    process.wait()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session, and what it has started."""
     if process.poll() is None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        process.wait()
 
 
 def error_of(error: Sequence[Any], url: str) -> StorageError:

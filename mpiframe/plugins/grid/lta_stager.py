@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mpiframe.plugins.grid.stager_credentials import Login
-from mpiframe.plugins.grid.staging import Progress
+from mpiframe.plugins.grid.staging import StagingProgress
 from mpiframe.plugins.grid.storage_errors import MissingTool, NoLinksError, StorageError, shown
 from mpiframe.plugins.grid.web import CALL_SECONDS, Web
 
@@ -123,13 +123,15 @@ class LtaRequest:
         self.surls = surls
         self._stager = stager
 
-    def poll(self) -> Progress:
+    def poll(self) -> StagingProgress:
         """Ask the stager how far it is."""
         status = self._stager.get_status(self.stage_id)
         return progress_of(self.surls, status, self._stager.get_surls_online(self.stage_id), {})
 
 
-def progress_of(surls: list[str], status: str, online: Iterable[str], errors: dict[str, str]) -> Progress:
+def progress_of(
+    surls: list[str], status: str, online: Iterable[str], errors: dict[str, str]
+) -> StagingProgress:
     """What a stager says, as progress: at the end of a request, what is not online has failed."""
     there = set(online) & set(surls)
     if status == "success":
@@ -139,7 +141,7 @@ def progress_of(surls: list[str], status: str, online: Iterable[str], errors: di
         failed |= {
             surl: f"the request's status is {status}" for surl in surls if surl not in there | failed.keys()
         }
-    return Progress(len(surls), len(there), failed, status)
+    return StagingProgress(len(surls), len(there), failed, status)
 
 
 def _value(data: bytes) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpiframe.plugins.base import Context, Plugin
+from mpiframe.plugins.base import Context
 from mpiframe.plugins.grid.credentials import Credentials
+from mpiframe.plugins.grid.storage_commands import StorageCommands
 
 
 @dataclass
@@ -21,7 +22,7 @@ class GridOptions:
     credentials: Credentials | None = None
 
 
-class Grid(Plugin):
+class Grid(StorageCommands):
     """Tokens, pilots and storage from a server."""
 
     name = "grid"
@@ -30,3 +31,7 @@ class Grid(Plugin):
     def start(self, context: Context) -> None:
         """Nothing is asked yet."""
         self.context = context
+
+    def stop(self) -> None:
+        """End what is being waited for."""
+        self.stop_storage()

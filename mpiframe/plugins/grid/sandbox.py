@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mpiframe.launcher.environment import scrub_environment
@@ -100,7 +100,12 @@ class Sandbox:
     @property
     def sbxloc(self) -> str:
         """What a token says of where its sandbox is: `location/name.tar`."""
-        return self.config.sbxloc
+        return self.sbxloc_as(None)
+
+    def sbxloc_as(self, name: str | None) -> str:
+        """The same for an archive uploaded as `name`."""
+        named = replace(self.config, name=name.removesuffix(".tar")) if name else self.config
+        return named.sbxloc
 
     def build(self, folder: str | os.PathLike[str] | None = None) -> Built:
         """Fetch the repositories and make the archive, in a folder of its own or in `folder`.
@@ -146,19 +151,27 @@ class Sandbox:
         return self.built
 
     def upload(
-        self, to: str = SANDBOXES, *, token: Secret | None = None, overwrite: bool = True, **options: Any
+        self,
+        to: str = SANDBOXES,
+        *,
+        name: str | None = None,
+        token: Secret | None = None,
+        overwrite: bool = True,
+        keep: bool = False,
+        **options: Any,
     ) -> str:
         """Upload the archive below the folder `to` of a storage, building it first if need be; its url.
 
-        token, options: as for `transfer.upload`. Raises as that does.
+        name: of the archive there, if it is to be another. keep: the archive here, even if the configuration
+        says remove_when_done. The rest as for `transfer.upload`. Raises as that does.
         """
         built = self.built or self.build()
         base, question, query = to.partition("?")
-        url = f"{base.rstrip('/')}/{self.sbxloc}{question}{query}"
-        transfer.upload(built.path, url, token=token, overwrite=overwrite, **options)
-        if self.config.remove_when_done:
+        url = f"{base.rstrip('/')}/{self.sbxloc_as(name)}"
+        transfer.upload(built.path, url + question + query, token=token, overwrite=overwrite, **options)
+        if self.config.remove_when_done and not keep:
             self.close()
-        return f"{base.rstrip('/')}/{self.sbxloc}"
+        return url
 
     # -- git -------------------------------------------------------------------------------------
 

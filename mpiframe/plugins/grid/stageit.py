@@ -12,7 +12,7 @@ from typing import Any
 from mpiframe.plugins.grid.credentials import Secret
 from mpiframe.plugins.grid.lta_stager import progress_of
 from mpiframe.plugins.grid.stager_credentials import ApiToken
-from mpiframe.plugins.grid.staging import Progress
+from mpiframe.plugins.grid.staging import StagingProgress
 from mpiframe.plugins.grid.storage_errors import NoLinksError, NoSuchFile, StorageError, shown
 from mpiframe.plugins.grid.web import CALL_SECONDS, Web
 
@@ -138,7 +138,7 @@ class StageIt:
         found = self._query(f"{{ requests({which}) {{ edges {{ node {{ {_FIELDS} }} }} }} }}", "requests")
         return {str(edge["node"]["id"]): edge["node"] for edge in found["edges"]}
 
-    def progress(self, stage_id: int, surls: list[str]) -> Progress:
+    def progress(self, stage_id: int, surls: list[str]) -> StagingProgress:
         """How far a request is."""
         found = self._request(stage_id, "currentStatus response")
         response = _json(found.get("response"))
@@ -189,7 +189,7 @@ class StageItRequest:
         self.surls = surls
         self._stager = stager
 
-    def poll(self) -> Progress:
+    def poll(self) -> StagingProgress:
         """Ask StageIT how far it is."""
         return self._stager.progress(self.stage_id, self.surls)
 

@@ -75,7 +75,7 @@ class FileState:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StagingProgress:
     """How far a request has come. failed: why, of each link that will not come."""
 
     total: int
@@ -102,7 +102,7 @@ class Progress:
 class Staging(Protocol):
     """What can be waited for."""
 
-    def poll(self) -> Progress:
+    def poll(self) -> StagingProgress:
         """Ask the storage how far it is."""
 
 
@@ -129,16 +129,20 @@ def percent_staged(states: Iterable[FileState | tuple[str, str]]) -> float:
 
 
 class GfalRequest:
-    """A request to a storage to bring files to disk. `poll`, `release` and `abort` go to the storage."""
+    """A request to a storage to bring files to disk. `poll`, `release` and `abort` go to the storage.
+
+    refused: what the storage refused at once, and why.
+    """
 
     def __init__(self, links: list[str], token: str, failed: Mapping[str, str], gfal: Gfal) -> None:
         self.links = links
         self.token = token
+        self.refused = dict(failed)
         self._failed = dict(failed)
         self._staged: set[str] = set()
         self._gfal = gfal
 
-    def poll(self) -> Progress:
+    def poll(self) -> StagingProgress:
         """Ask for what has not come yet."""
         left = [link for link in self.links if link not in self._failed and link not in self._staged]
         if left:
@@ -147,7 +151,7 @@ class GfalRequest:
                     self._failed[link] = str(answer)
                 elif answer:
                     self._staged.add(link)
-        return Progress(len(self.links), len(self._staged), dict(self._failed))
+        return StagingProgress(len(self.links), len(self._staged), dict(self._failed))
 
     def release(self) -> None:
         """Let go of the files: the storage may take them off its disks. Raises StagingFailed."""
@@ -187,12 +191,12 @@ def stage(
 def wait_staged(
     request: Staging,
     timeout_seconds: float | None = None,
-    on_progress: Callable[[Progress], object] | None = None,
+    on_progress: Callable[[StagingProgress], object] | None = None,
     *,
     poll_seconds: float = POLL_SECONDS,
     longest_poll_seconds: float = LONGEST_POLL_SECONDS,
     stop: threading.Event | None = None,
-) -> Progress:
+) -> StagingProgress:
     """Wait until all files are on disk; the last progress.
 
     No storage tells when it is done, so it is asked: after `poll_seconds`, then less and less often, up to
@@ -214,7 +218,7 @@ def wait_staged(
             lost += 1
             if lost >= _LOST_POLLS:
                 raise
-            progress = last or Progress(1, 0)
+            progress = last or StagingProgress(1, 0)
         if progress != last and not lost:
             if last is not None:
                 interval = max(poll_seconds, interval / _GROWTH)

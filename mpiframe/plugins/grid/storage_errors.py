@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from mpiframe.plugins.grid.errors import GridError
+from mpiframe.plugins.grid.errors import CredentialsError, GridError
 
 
 class StorageError(GridError):
@@ -26,7 +26,7 @@ class MissingTool(StorageError):
     """A program or library that is needed is not installed. The text names the package."""
 
 
-class CredentialsMissing(StorageError):
+class CredentialsMissing(StorageError, CredentialsError):
     """No credentials were found. The text says where they were looked for."""
 
 

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit, urlunspl
 
 from mpiframe.launcher.environment import scrub_environment
 from mpiframe.plugins.grid.credentials import Secret
-from mpiframe.plugins.grid.gfal import Gfal, Token
+from mpiframe.plugins.grid.gfal import BearerToken, Gfal
 from mpiframe.plugins.grid.storage_errors import (
     AlreadyThere,
     ArchiveError,
@@ -234,7 +234,7 @@ def _by_program(
             pair = [local, url]
         run([found, *words, *(pair if sends else reversed(pair))], seconds, shown(url))
         return
-    tokens = [Token(token, url)] if token is not None else []
+    tokens = [BearerToken(token, url)] if token is not None else []
     with Gfal(call_seconds=seconds, tokens=tokens) as gfal:
         try:
             gfal.copy(local if sends else url, url if sends else local, overwrite=overwrite)

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from mpiframe.plugins.grid.credentials import Secret
-from mpiframe.plugins.grid.gfal import Gfal, Token
+from mpiframe.plugins.grid.gfal import BearerToken, Gfal
 from mpiframe.plugins.grid.srmlist import srmlist
 from mpiframe.plugins.grid.staging import (
     FileState,
     Locality,
-    Progress,
+    StagingProgress,
     percent_staged,
     stage,
     state,
@@ -158,7 +158,7 @@ if GRID:
 
     def test_staging_with_the_mock(gfal: Gfal) -> None:
         links = [f"mock://host/{name}?staging_time={time}" for name, time in (("a", 1), ("b", 2))]
-        seen: list[Progress] = []
+        seen: list[StagingProgress] = []
         request = stage(links, gfal=gfal)
         assert request.token
         last = wait_staged(request, 60, seen.append, poll_seconds=0.1, longest_poll_seconds=0.5)
@@ -189,7 +189,7 @@ if GRID:
             links = [f"{server.url}{path}" for path in double.files]
             assert [str(one.locality) for one in state(links, gfal=gfal)] == ["NEARLINE"] * 2
             request = stage(links, gfal=gfal)
-            seen: list[Progress] = []
+            seen: list[StagingProgress] = []
             wait_staged(request, 60, seen.append, poll_seconds=0.1, longest_poll_seconds=0.5)
             assert [progress.staged for progress in seen] == [0, 2]
             assert percent_staged(state(links, gfal=gfal)) == 1.0
@@ -201,7 +201,7 @@ if GRID:
         double = doubles.TapeRest({"/data/a.tar": b"a"})
         with doubles.serving(double) as server, doubles.serving(double) as other:
             double.url = server.url
-            token = Token(Secret("sesame"), server.url)
+            token = BearerToken(Secret("sesame"), server.url)
             with Gfal(tokens=[token], call_seconds=30) as gfal:
                 state([f"{server.url}/data/a.tar"], gfal=gfal)
                 double.url = other.url

@@ -17,7 +17,7 @@ from mpiframe.plugins.grid.credentials import Secret
 from mpiframe.plugins.grid.lta_stager import LtaStager
 from mpiframe.plugins.grid.stageit import StageIt
 from mpiframe.plugins.grid.stager_credentials import ApiToken, Login
-from mpiframe.plugins.grid.staging import Progress, wait_staged
+from mpiframe.plugins.grid.staging import StagingProgress, wait_staged
 from mpiframe.plugins.grid.storage_errors import (
     AccessDenied,
     ConfigError,
@@ -119,7 +119,7 @@ def test_every_function_of_the_stager(stager: Any) -> None:
 
 def test_waiting_for_the_stager(stager: Any) -> None:
     client, _double, _ = stager
-    seen: list[Progress] = []
+    seen: list[StagingProgress] = []
     number = client.stage(SURLS)
     last = wait_staged(client.request(number, SURLS), 30, seen.append, **QUICK)
     assert (last.staged, last.fraction, last.ended) == (3, 1.0, True)
@@ -282,7 +282,7 @@ def test_every_function_of_stageit(stageit: Any) -> None:
 
 def test_waiting_for_stageit(stageit: Any) -> None:
     client, double, _ = stageit
-    seen: list[Progress] = []
+    seen: list[StagingProgress] = []
     last = wait_staged(client.request(client.stage(SURLS), SURLS), 30, seen.append, **QUICK)
     assert (last.staged, last.status) == (3, "success")
     assert seen[0].staged == 0
@@ -340,10 +340,10 @@ def test_other_answers(answer: doubles.Answer, expected: str) -> None:
 class Scripted:
     """A request whose answers are given."""
 
-    def __init__(self, *answers: Progress | StorageError) -> None:
+    def __init__(self, *answers: StagingProgress | StorageError) -> None:
         self.answers = list(answers)
 
-    def poll(self) -> Progress:
+    def poll(self) -> StagingProgress:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, StorageError):
             raise answer
@@ -352,22 +352,22 @@ class Scripted:
 
 def test_waiting_ends_in_time_and_when_told() -> None:
     with pytest.raises(StorageTimeout, match=r"1 of 2 files are staged after 0\.01 s"):
-        wait_staged(Scripted(Progress(2, 1)), 0.01, **QUICK)
+        wait_staged(Scripted(StagingProgress(2, 1)), 0.01, **QUICK)
     stop = threading.Event()
-    assert wait_staged(Scripted(Progress(2, 1)), None, lambda _: stop.set(), stop=stop).staged == 1
+    assert wait_staged(Scripted(StagingProgress(2, 1)), None, lambda _: stop.set(), stop=stop).staged == 1
     for wrong in ({"poll_seconds": 0}, {"poll_seconds": 5, "longest_poll_seconds": 1}):
         with pytest.raises(ValueError, match="poll_seconds"):
-            wait_staged(Scripted(Progress(1, 1)), **wrong)  # type: ignore[arg-type]
+            wait_staged(Scripted(StagingProgress(1, 1)), **wrong)  # type: ignore[arg-type]
 
 
 def test_a_storage_that_is_away_for_a_while() -> None:
     away = StorageDown("away")
-    seen: list[Progress] = []
-    request = Scripted(away, Progress(2, 1), away, away, away, away, Progress(2, 2))
+    seen: list[StagingProgress] = []
+    request = Scripted(away, StagingProgress(2, 1), away, away, away, away, StagingProgress(2, 2))
     assert wait_staged(request, 30, seen.append, **QUICK).ended
-    assert seen == [Progress(2, 1), Progress(2, 2)]
+    assert seen == [StagingProgress(2, 1), StagingProgress(2, 2)]
     with pytest.raises(StorageDown, match="away"):
-        wait_staged(Scripted(Progress(2, 1), away), 30, **QUICK)
+        wait_staged(Scripted(StagingProgress(2, 1), away), 30, **QUICK)
 
 
 def test_polls_come_less_and_less_often() -> None:
@@ -378,6 +378,6 @@ def test_polls_come_less_and_less_often() -> None:
             waits.append(timeout or 0)
             return len(waits) == 30
 
-    wait_staged(Scripted(Progress(2, 1)), stop=Clock(), poll_seconds=1, longest_poll_seconds=60)
+    wait_staged(Scripted(StagingProgress(2, 1)), stop=Clock(), poll_seconds=1, longest_poll_seconds=60)
     assert waits == sorted(waits)
     assert (waits[0], waits[-1]) == (1, 60)
