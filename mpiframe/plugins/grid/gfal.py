@@ -45,6 +45,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 CALL_SECONDS = 600.0
 START_SECONDS = 30.0
 _EXIT_SECONDS = 1.0
+_GRACE_SECONDS = 5.0
 _LONGEST_LINE = 64 << 20
 
 
@@ -160,7 +161,7 @@ class Gfal:
         """Copy one file between any two of file, gsiftp, srm, root and http; folders are made."""
         limit = self._seconds if seconds is None else seconds
         arguments = {"source": source, "target": target, "overwrite": overwrite, "limit": int(limit)}
-        self.call("copy", target, limit + START_SECONDS, **arguments)
+        self.call("copy", target, limit + _GRACE_SECONDS, **arguments)
 
     def remove(self, url: str) -> None:
         """Delete one file."""
