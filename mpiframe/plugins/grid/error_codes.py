@@ -79,3 +79,16 @@ def describe(output: object) -> str:
     if code is not None:
         return f"{int(code)} ({code.meaning})"
     return f"{output} (a code of the processing itself)"
+
+
+def code_of(error: BaseException | None) -> ErrorCode | None:
+    """The code that stands for an error, or for what it was caused by: of a `Response`, `code_of(r.error)`.
+
+    None where GRID_LRT has none for it.
+    """
+    while error is not None:
+        code = getattr(error, "exit_code", None)
+        if isinstance(code, ErrorCode):
+            return code
+        error = error.__cause__
+    return None

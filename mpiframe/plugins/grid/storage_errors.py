@@ -5,13 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+from mpiframe.plugins.grid.error_codes import ErrorCode
 from mpiframe.plugins.grid.errors import CredentialsError, GridError
 
 
 class StorageError(GridError):
-    """Base of the errors of grid storage, stagers and sandboxes."""
+    """Base of the errors of grid storage, stagers and sandboxes.
+
+    Attributes
+    ----------
+    exit_code: what a token's `output` says if this ends its processing; None where GRID_LRT has no code.
+    """
+
+    exit_code: ErrorCode | None = None
 
 
 class LinkError(StorageError, AttributeError, ValueError):
@@ -46,6 +55,10 @@ class NoSuchFile(StorageError, FileNotFoundError):
     """The file, or the request, is not there."""
 
 
+class NoParent(StorageError):
+    """The folder of the file is missing, and cannot be made."""
+
+
 class AlreadyThere(StorageError, FileExistsError):
     """There is such a file already, and it was not to be overwritten."""
 
@@ -61,6 +74,8 @@ class StagingFailed(StorageError):
     ----------
     failed: the reason of each link that failed.
     """
+
+    exit_code = ErrorCode.NOT_STAGED
 
     def __init__(self, message: str, failed: Mapping[str, str] | None = None) -> None:
         super().__init__(message, dict(failed or {}))  # both in args, so that it can be pickled
@@ -80,6 +95,14 @@ class ArchiveError(StorageError, ValueError):
 
 class SandboxEmpty(ArchiveError):
     """What was downloaded has no bytes: GRID_LRT's error code -2."""
+
+    exit_code = ErrorCode.SANDBOX_EMPTY
+
+
+class NotWhole(ArchiveError):
+    """What was downloaded has another size than was announced or allowed."""
+
+    exit_code = ErrorCode.NOT_FULLY_DOWNLOADED
 
 
 _SECRET_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
@@ -103,3 +126,15 @@ def of_disk(error: OSError, path: str) -> StorageError:
     if isinstance(error, FileNotFoundError):
         return NoSuchFile(f"{path}: {reason}")
     return StorageError(f"{path}: {reason}")
+
+
+@contextmanager
+def coded(otherwise: ErrorCode, codes: Mapping[type[StorageError], ErrorCode]) -> Iterator[None]:
+    """Gives the errors of what is done inside their exit code, where they have none of their own."""
+    try:
+        yield
+    except StorageError as error:
+        if error.exit_code is None:
+            found = [code for kind, code in codes.items() if isinstance(error, kind)]
+            error.exit_code = found[0] if found else otherwise
+        raise

@@ -20,16 +20,20 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit, urlunspl
 
 from mpiframe.launcher.environment import scrub_environment
 from mpiframe.plugins.grid.credentials import Secret
+from mpiframe.plugins.grid.error_codes import ErrorCode
 from mpiframe.plugins.grid.gfal import BearerToken, Gfal
 from mpiframe.plugins.grid.storage_errors import (
     AlreadyThere,
-    ArchiveError,
     ConfigError,
+    DiskFull,
     MissingTool,
+    NoParent,
     NoSuchFile,
+    NotWhole,
     SandboxEmpty,
     StorageError,
     StorageTimeout,
+    coded,
     of_disk,
     shown,
 )
@@ -45,8 +49,14 @@ _OTHERS = ("srm",)
 SCHEMES = ("file", *_WEB, *_PROGRAMS, *_OTHERS)
 _IN_QUERY = ("authz", "access_token")
 _TOLD = 500
+_UPLOADS: dict[type[StorageError], ErrorCode] = {
+    AlreadyThere: ErrorCode.FILE_EXISTS,
+    DiskFull: ErrorCode.POOLS_FULL,
+    NoParent: ErrorCode.PARENT_MISSING,
+}
 
 
+@coded(ErrorCode.UPLOAD_FAILED, _UPLOADS)
 def upload(
     path: str | os.PathLike[str],
     url: str,
@@ -68,7 +78,8 @@ def upload(
     try:
         size = os.path.getsize(name)
     except OSError as error:
-        raise of_disk(error, name) from None
+        with coded(ErrorCode.NOTHING_TO_UPLOAD, {}):
+            raise of_disk(error, name) from None
     if scheme == "file":
         target = _local(url)
         if not overwrite and os.path.lexists(target):
@@ -87,6 +98,7 @@ def upload(
     return size
 
 
+@coded(ErrorCode.DOWNLOAD_FAILED, {})
 def download(
     url: str,
     path: str | os.PathLike[str],
@@ -100,7 +112,7 @@ def download(
 ) -> int:
     """Copy a file from storage; its size in bytes. What is at `path` is replaced when the new file is whole.
 
-    size: what it has to be. Raises SandboxEmpty for a file of no bytes, ArchiveError for one of another size
+    size: what it has to be. Raises SandboxEmpty for a file of no bytes, NotWhole for one of another size
     than was told, or of more than `max_bytes`; NoSuchFile, AccessDenied, DiskFull, MissingTool, ...
     """
     target = os.fspath(path)
@@ -124,7 +136,7 @@ def download(
         got = os.path.getsize(part)
         _check(got, size, shown(url))
         if got > max_bytes:
-            raise ArchiveError(f"{shown(url)} has {got} bytes, more than the {max_bytes} that are allowed")
+            raise NotWhole(f"{shown(url)} has {got} bytes, more than the {max_bytes} that are allowed")
         os.replace(part, target)
     except OSError as error:
         if isinstance(error, StorageError):
@@ -291,7 +303,7 @@ def _write(
             for data in parts:
                 got += len(data)
                 if most is not None and got > most:
-                    raise ArchiveError(f"{source} has more than the {most} bytes that are allowed")
+                    raise NotWhole(f"{source} has more than the {most} bytes that are allowed")
                 file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -306,7 +318,7 @@ def _write(
 
 def _check(got: int, expected: int | None, source: str) -> None:
     if expected is not None and got != expected:
-        raise ArchiveError(f"{source}: {got} bytes came, {expected} were announced")
+        raise NotWhole(f"{source}: {got} bytes came, {expected} were announced")
     if got == 0:
         raise SandboxEmpty(f"{source} is empty (0 bytes)")
 

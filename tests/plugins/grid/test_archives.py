@@ -8,11 +8,14 @@ import os
 import resource
 import stat
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from mpiframe.plugins.grid import archives
 from mpiframe.plugins.grid.storage_errors import (
@@ -135,6 +138,45 @@ def test_what_leaves_the_folder_is_refused_whole(tmp_path: Path, name: str) -> N
         archives.extract(path, tmp_path / "room" / "out")
     assert os.listdir(tmp_path / "room") == []
     assert sorted(os.listdir(tmp_path)) == ["evil.tar", "home", "room"]
+
+
+PARTS = st.sampled_from(["a", "b", "c", "..", ".", "", "a"])
+PATHS = st.lists(PARTS, min_size=1, max_size=5).map("/".join)
+MEMBERS = st.lists(
+    st.one_of(
+        st.tuples(PATHS, st.just(b"content")),
+        st.tuples(PATHS, st.just(FOLDER)),
+        st.tuples(PATHS, PATHS.map(symlink)),
+        st.tuples(PATHS, PATHS.map(hardlink)),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(MEMBERS)
+@example(HARMFUL["links that lead out together"])
+@example([("a/b", FOLDER), ("c", symlink("a/b")), ("a/b/a", symlink("../../c")), ("x", symlink("c/a/.."))])
+def test_whatever_is_unpacked_stays_inside(members: list[tuple[str, object]]) -> None:
+    """Every path, also through all links, is inside; and nothing beside the folder is touched."""
+    with tempfile.TemporaryDirectory() as text:
+        room = Path(text) / "deep" / "room"
+        room.mkdir(parents=True)
+        path = tar(Path(text) / "any.tar", *members)
+        try:
+            archives.extract(path, room / "out")
+        except ArchiveError:
+            assert os.listdir(room) == []
+            return
+        finally:
+            assert sorted(os.listdir(text)) == ["any.tar", "deep"]
+            assert os.listdir(Path(text) / "deep") == ["room"]
+        assert os.listdir(room) == ["out"]
+        inside = os.path.realpath(room / "out")
+        for base, folders, files in os.walk(room / "out"):
+            for name in [*folders, *files]:
+                real = os.path.realpath(os.path.join(base, name))
+                assert real == inside or real.startswith(inside + "/"), (base, name, real)
 
 
 def test_harmful_zips(tmp_path: Path) -> None:

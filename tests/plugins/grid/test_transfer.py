@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import pickle
 import resource
 import socket
 import ssl
@@ -18,15 +19,17 @@ from pathlib import Path
 import pytest
 
 from mpiframe.plugins.grid.credentials import Secret
+from mpiframe.plugins.grid.error_codes import ErrorCode, code_of
 from mpiframe.plugins.grid.storage_errors import (
     AccessDenied,
     AlreadyThere,
-    ArchiveError,
     ConfigError,
     DiskFull,
     MissingTool,
     NoSuchFile,
+    NotWhole,
     SandboxEmpty,
+    StagingFailed,
     StorageDown,
     StorageError,
     StorageTimeout,
@@ -130,15 +133,18 @@ def test_downloads_are_checked(room: Path) -> None:
         target.write_bytes(b"what was there")
         for path, kind, options in (
             ("/empty", SandboxEmpty, {}),
-            ("/ten", ArchiveError, {"size": 11}),
-            ("/ten", ArchiveError, {"max_bytes": 9}),
+            ("/ten", NotWhole, {"size": 11}),
+            ("/ten", NotWhole, {"max_bytes": 9}),
             ("/short", StorageError, {"seconds": 0.3}),
             ("/slow", StorageError, {"seconds": 0.3}),
             ("/full", DiskFull, {}),
             ("/none", NoSuchFile, {}),
         ):
-            with pytest.raises(kind):
+            with pytest.raises(kind) as caught:
                 download(f"{server.url}{path}", target, **options)  # type: ignore[arg-type]
+            expected = {SandboxEmpty: -2, NotWhole: 96}.get(kind, ErrorCode.DOWNLOAD_FAILED)
+            assert caught.value.exit_code == expected
+            assert code_of(pickle.loads(pickle.dumps(caught.value))) == expected
             assert target.read_bytes() == b"what was there"
             assert os.listdir(room) == ["got"]
         assert download(f"{server.url}/ten", target, size=10) == 10
@@ -250,6 +256,23 @@ def test_https_with_a_client_certificate(source: Path, tmp_path: Path) -> None:
             upload(source, place, overwrite=True, **trust)
     with pytest.raises(ConfigError, match=r"none\.pem cannot be used"):
         upload(source, place, certificate=str(tmp_path / "none.pem"))
+
+
+def test_errors_carry_the_codes_of_tokens(source: Path, tmp_path: Path) -> None:
+    """GRID_LRT's, which a pilot writes into its token's `output`."""
+    for status, code in ((507, 32), (412, 33), (409, 34), (403, 31), (500, 31)):
+        answer = lambda request, status=status: (status, {}, b"")  # noqa: E731
+        with doubles.serving(answer) as server, pytest.raises(StorageError) as caught:
+            upload(source, f"{server.url}/x", overwrite=True)
+        assert code_of(caught.value) == code
+    with pytest.raises(NoSuchFile) as missing:
+        upload(tmp_path / "none", str(tmp_path / "there"))
+    assert code_of(missing.value) is ErrorCode.NOTHING_TO_UPLOAD
+    outer = ValueError("outer")
+    outer.__cause__ = missing.value
+    assert code_of(outer) is ErrorCode.NOTHING_TO_UPLOAD
+    assert code_of(StagingFailed("x")) is ErrorCode.NOT_STAGED
+    assert code_of(StorageError("x")) is code_of(ValueError()) is code_of(None) is None
 
 
 def test_urls_that_are_none(source: Path) -> None:
