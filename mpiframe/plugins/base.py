@@ -50,11 +50,13 @@ class Plugin:
     """Base class of plugins. One instance lives on each server that the client names.
 
     name: how the client asks for it. Options: a dataclass with the options it takes; its `__post_init__`
-    may refuse values by raising ValueError.
+    may refuse values by raising ValueError. face: a class that is made at the client with the proxy, and
+    returned by `client.plugin` in its place; it may use the proxy's `ranks`, `on`, `reload` and `interrupt`.
     """
 
     name: ClassVar[str] = ""
     Options: ClassVar[type | None] = None
+    face: ClassVar[type | None] = None
     context: Context
 
     def start(self, context: Context) -> None:
