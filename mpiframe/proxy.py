@@ -70,6 +70,12 @@ class Proxy:
         """Load the plugin on a server again, which another one may have replaced. Raises ServerLost."""
         return self._load(rank)
 
+    def recovered(self, rank: int) -> None:
+        """Say that nothing is missing though this server was lost: others have taken up what it had."""
+        loop = self._client._loop
+        with loop.lock:
+            loop.losses.replaced(rank)
+
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the commands that run on its servers, as `Client.interrupt`."""
         self._client.interrupt(self._ranks)

@@ -51,7 +51,8 @@ class Plugin:
 
     name: how the client asks for it. Options: a dataclass with the options it takes; its `__post_init__`
     may refuse values by raising ValueError. face: a class that is made at the client with the proxy, and
-    returned by `client.plugin` in its place; it may use the proxy's `ranks`, `on`, `reload` and `interrupt`.
+    returned by `client.plugin` in its place; it may use the proxy's `ranks`, `on`, `interrupt`, `reload` and
+    `recovered`.
     """
 
     name: ClassVar[str] = ""

@@ -11,6 +11,7 @@ Tokens that somebody else's program has locked have no lease, and are left alone
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import random
@@ -235,8 +236,10 @@ class Claims:
 
     def _finish(self, token: Token, fields: Mapping[str, Any], inlined: dict[str, dict[str, str]]) -> bool:
         claim = token["claim"]
+        known = token._base  # as it was when we last saw it: where nobody has changed it, one request will do
         while True:
-            doc = self.database.get(token.id)
+            doc = copy.deepcopy(known) if known.get("claim") == claim else self.database.get(token.id)
+            known = {}
             now = self.database.now()
             if doc.get("finished_claim") == claim:
                 token._take(doc)

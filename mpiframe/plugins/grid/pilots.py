@@ -344,6 +344,8 @@ class _Pilots:
         if sent.what != "reload":
             self._report.lost.append(sent.rank)
             self._send(sent.rank, "reload")  # another one may have been put in its place
+        else:
+            self._proxy.recovered(sent.rank)
         if sent.what == "run":
             self._release([sent.payload], f"server {sent.rank} was lost")
             self._counts[LOCKED] -= 1
@@ -445,8 +447,13 @@ class _Pilots:
                 rank = self._free[0]
                 getattr(self._proxy.on(rank), f"pilot_{what}")(self._key, *_as_args(payload))
         for rank in self._free:
-            with contextlib.suppress(MpiframeError):
+            try:
                 self._proxy.on(rank).pilot_end(self._key)
+            except ServerLost:
+                self._report.lost.append(rank)
+                self._proxy.recovered(rank)
+            except MpiframeError:
+                pass  # it is no matter now
 
     def _abandon(self) -> None:
         """Something went wrong here, or Ctrl-C: what runs is interrupted, and given back by its servers."""

@@ -162,7 +162,9 @@ class Token(dict[str, Any]):
                     self._merge(self._database().get(self.id))
                 else:
                     self._base["_rev"] = self["_rev"] = new
-                    self.setdefault(_ATTACHMENTS, {})[name] = stub(kind, length, digest.digest(), new)
+                    for fields in (self, self._base):
+                        one = stub(kind, length, digest.digest(), new)
+                        fields[_ATTACHMENTS] = {**fields.get(_ATTACHMENTS, {}), name: one}
                     return
         raise Conflict(f"token {self.id!r} was changed {_TRIES} times while {name!r} was to be attached", 409)
 

@@ -32,8 +32,9 @@ START_SECONDS = 30.0
 class CouchServer:
     """One server on a free port of this host, with its files in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, in_memory: bool = False) -> None:
         self.folder = folder
+        self._where = ["--in-memory"] if in_memory else ["--dir", "data"]
         self.user, self.password = "admin", secrets.token_hex(8)
         with socket.create_server(("127.0.0.1", 0)) as found:
             self.port = found.getsockname()[1]
@@ -55,7 +56,7 @@ class CouchServer:
                         "nor does MPIFRAME_COUCHDB_URL name one")  # fmt: skip
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
         (self.folder / "config.json").write_text(json.dumps({"admins": {self.user: self.password}}))
-        words = ["--host", "127.0.0.1", "--port", str(self.port), "--dir", "data", "--config", "config.json"]
+        words = ["--host", "127.0.0.1", "--port", str(self.port), *self._where, "--config", "config.json"]
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [program, *words],
@@ -106,7 +107,7 @@ def couch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CouchServer | Re
     if named:
         yield RealCouch(named)
         return
-    server = CouchServer(tmp_path_factory.mktemp("couch"))
+    server = CouchServer(tmp_path_factory.mktemp("couch"), in_memory=True)
     try:
         server.start()
         yield server
