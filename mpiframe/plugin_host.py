@@ -37,6 +37,7 @@ def load(wanted: str | type[Plugin], options: dict[str, Any]) -> tuple[str, dict
         rank=here.rank,
         host=here.host,
         ranks=here.world.size,
+        call=here.namespace.call,
     )
     plugin.start(plugin.context)
     if not _loaded:

@@ -11,7 +11,7 @@ class Echo(Plugin):
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -29,6 +29,11 @@ def command(method: _F) -> _F:
     return method
 
 
+def _call_here(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Without a server there is no namespace to find anything in."""
+    return function(*args, **kwargs)
+
+
 @dataclass(frozen=True)
 class Context:
     """What a plugin gets to know at its start.
@@ -36,6 +41,7 @@ class Context:
     config: an instance of the plugin's `Options`; log: a logger whose records reach the client;
     emit: sends an event (anything that can be pickled) to the client's subscribers, from any thread;
     rank, host: the server it runs on; ranks: how many ranks the world has, the client among them.
+    call: `call(function, args, kwargs)` calls a function of the user's, which finds what commands left here.
     """
 
     config: Any
@@ -44,6 +50,7 @@ class Context:
     rank: int
     host: str
     ranks: int
+    call: Callable[[Callable[..., Any], Sequence[Any], dict[str, Any]], Any] = _call_here
 
 
 class Plugin:

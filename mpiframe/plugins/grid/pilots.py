@@ -183,9 +183,12 @@ class _Pilots:
                 self._hand_out()
                 self._take_one(self._patience())
             self._clear(raising=True)
+            self._count_again()
         except BaseException:
             self._abandon()
             raise
+        finally:
+            self._dismiss()
         self._report.seconds = time.monotonic() - self._begun
         self._tell(final=True)
         return self._report
@@ -437,7 +440,7 @@ class _Pilots:
         self._chores.append(("release", ({one["_id"]: one["claim"] for one in docs}, counted, reason)))
 
     def _clear(self, raising: bool = False) -> None:
-        """Give back what was claimed and not begun, and let the servers forget this call."""
+        """Give back what was claimed and not begun."""
         if self._pool:
             self._release(list(self._pool), "", counted=False)
             self._pool.clear()
@@ -446,6 +449,15 @@ class _Pilots:
             with contextlib.nullcontext() if raising else contextlib.suppress(Exception):
                 rank = self._free[0]
                 getattr(self._proxy.on(rank), f"pilot_{what}")(self._key, *_as_args(payload))
+
+    def _count_again(self) -> None:
+        """The counts as they are in the end: those kept on the way know nothing of other pilots."""
+        if self._free and (self._hears.bar is not None or self._hears.on_progress is not None):
+            with contextlib.suppress(MpiframeError):
+                _, self._counts = self._proxy.on(self._free[0]).pilot_look(self._key)
+
+    def _dismiss(self) -> None:
+        """Let the servers forget this call."""
         for rank in self._free:
             try:
                 self._proxy.on(rank).pilot_end(self._key)

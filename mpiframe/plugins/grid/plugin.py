@@ -6,6 +6,7 @@ What `client.plugin` returns has these commands, and `pilot`, which works off to
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +129,7 @@ class Grid(StorageCommands):
         claims.prepare()
         runner = Runner(
             claims,
-            work,
+            self._in_namespace(work) if callable(work) and not settings.isolate else work,
             max_token_seconds=settings.max_token_seconds,
             isolate=settings.isolate,
             attach=settings.attach,
@@ -179,6 +180,10 @@ class Grid(StorageCommands):
                 f"server {self.context.rank} knows nothing of these pilots: the plugin was reloaded"
             )
         return self._crews[key]
+
+    def _in_namespace(self, function: Callable[[Token], Any]) -> Callable[[Token], Any]:
+        """The same function, which finds what earlier commands left on this server."""
+        return lambda token: self.context.call(function, (token,), {})
 
     def _open(self) -> Database:
         if self._database is None:
