@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mpiframe.plugins.grid.errors import TokenError
+from mpiframe.plugins.grid.errors import OldConfiguration, TokenError
 
 _OLDEST_API = 0.5
 CONFIG = "config.json"
@@ -54,7 +54,7 @@ def _build(config: Any) -> dict[str, Any]:
     except (TypeError, ValueError):
         raise TokenError(f"PicasApiVersion is a number, not {version!r}") from None
     if too_old:
-        raise TokenError(f"PicasApiVersion is {version}; tokens are built from {_OLDEST_API} on")
+        raise OldConfiguration(f"PicasApiVersion is {version}; tokens are built from {_OLDEST_API} on")
     data = dict(_section(config, "Token"))
     variables = data.pop("variables", {})
     data.update(_section(_section(config, "Job"), "variables"))

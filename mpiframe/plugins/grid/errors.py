@@ -17,6 +17,14 @@ class TokenError(GridError, ValueError):
     """A token, a list of tokens or a configuration is not what it has to be. Nothing was sent."""
 
 
+class OldConfiguration(TokenError, RuntimeError):
+    """A configuration of tokens is of a version that is read no longer."""
+
+
+class KnownToken(TokenError, RuntimeError):
+    """There is a token of this id in the list already."""
+
+
 class DatabaseError(GridError):
     """The database refused, or answered what it should not.
 

@@ -13,7 +13,14 @@ from typing import Any
 
 from mpiframe.plugins.grid.attachments import Source
 from mpiframe.plugins.grid.couchdb import Database
-from mpiframe.plugins.grid.errors import AttachmentError, Conflict, DatabaseError, NotFound, TokenError
+from mpiframe.plugins.grid.errors import (
+    AttachmentError,
+    Conflict,
+    DatabaseError,
+    KnownToken,
+    NotFound,
+    TokenError,
+)
 from mpiframe.plugins.grid.tokens import API_VERSION, Token
 from mpiframe.plugins.grid.views import CATEGORIES, OVERVIEW, STANDARD, AnyView
 
@@ -70,7 +77,7 @@ class TokenList(list[Any]):
         new = list(token.tokens()) if isinstance(token, TokenList) else [token]
         for one in new:
             if one.id in known:
-                raise TokenError(f"there is a token {one.id!r} in this list already")
+                raise KnownToken(f"there is a token {one.id!r} in this list already")
         for one in new:
             known.add(one.id)
             if one.database is None:
