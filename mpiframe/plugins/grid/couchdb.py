@@ -108,6 +108,11 @@ class Database:
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (self.name, self._credentials, self._verify, self._timeout)
 
+    @property
+    def credentials(self) -> Credentials:
+        """Who asks, and where."""
+        return self._credentials
+
     def close(self) -> None:
         """Close the connections; the next question opens them again."""
         with self._lock:

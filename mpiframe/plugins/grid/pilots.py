@@ -170,6 +170,8 @@ class _Pilots:
         self._wait = _FIRST_WAIT_SECONDS
         self._counts = dict.fromkeys((TODO, LOCKED, DONE, ERROR), 0)
         self._next_look = 0.0
+        self._counted = False
+        self._news = self._news_then = 0  # of answers, now and when it was last looked
         self._rate = Rate()
 
     # -- the loop ----------------------------------------------------------------------------------
@@ -231,9 +233,13 @@ class _Pilots:
                 count = self._how_many()
                 self._send(self._free.popleft(), "claim", count)
             elif self._should_look():
-                told = self._hears.bar is not None or self._hears.on_progress is not None
-                wait = _LOOK_SECONDS if told else max(_LOOK_SECONDS, self._settings.lease_seconds / 4)
+                wait = (
+                    _LOOK_SECONDS
+                    if self._is_heard()
+                    else max(_LOOK_SECONDS, self._settings.lease_seconds / 4)
+                )
                 self._next_look = time.monotonic() + wait
+                self._news_then = self._news
                 self._send(self._free.popleft(), "look")
             elif self._pool and not self._is_enough():
                 self._started += 1
@@ -247,6 +253,8 @@ class _Pilots:
     def _should_claim(self) -> bool:
         if self._is_dry() or self._how_many() < 1 or self._is_under_way("claim", "release", "recover"):
             return False
+        if self._is_heard() and not self._counted:
+            return False  # whoever is told of counts is told right ones
         low = self._servers() // 2 if self._are_short() else 0
         return len(self._pool) <= low
 
@@ -258,13 +266,16 @@ class _Pilots:
 
     def _should_look(self) -> bool:
         """Whether to count, and to take back what has expired."""
-        if self._is_under_way("look", "prepare"):
+        if self._is_under_way("look") or (self._counted and self._is_under_way("prepare")):
             return False
         return time.monotonic() >= self._next_look or (self._is_dry() and not self._looked)
 
     def _are_short(self) -> bool:
         ended = len(self._report.runs)
         return ended > 0 and self._seconds / ended < _SHORT_SECONDS
+
+    def _is_heard(self) -> bool:
+        return self._hears.bar is not None or self._hears.on_progress is not None
 
     def _servers(self) -> int:
         return len(self._free) + len(self._under_way)
@@ -337,6 +348,7 @@ class _Pilots:
                 self._send(sent.rank, "prepare")
                 return
             self._free.append(sent.rank)
+            self._news += sent.what != "look"
             self._failing_since, self._wait = None, _FIRST_WAIT_SECONDS
             if sent.what == "run":
                 self._after_run(sent.rank, value)
@@ -403,7 +415,12 @@ class _Pilots:
     _after_recover = _after_release
 
     def _after_look(self, found: tuple[list[str], dict[str, int]]) -> None:
-        expired, self._counts = found
+        expired, counts = found
+        if self._news == self._news_then or not self._counted:
+            self._counts, self._counted = (
+                counts,
+                True,
+            )  # else they may be of before or after what was heard meanwhile
         self._looked = True
         if expired or self._todo_there():
             self._dry_until = 0.0
@@ -425,10 +442,11 @@ class _Pilots:
         self._tell()
 
     def _tell(self, final: bool = False) -> None:
-        if self._hears.bar is None and self._hears.on_progress is None:
+        if not self._is_heard() or not self._counted:
             return
-        counts = self._counts
-        now = Progress(counts[TODO], max(0, counts[LOCKED]), counts[DONE], counts[ERROR], self._rate())
+        counts, waiting = self._counts, len(self._pool)
+        running = max(0, counts[LOCKED] - waiting)
+        now = Progress(counts[TODO] + waiting, running, counts[DONE], counts[ERROR], self._rate())
         if self._hears.bar is not None:
             self._hears.bar.show(now, final)
         if self._hears.on_progress is not None:
@@ -452,7 +470,7 @@ class _Pilots:
 
     def _count_again(self) -> None:
         """The counts as they are in the end: those kept on the way know nothing of other pilots."""
-        if self._free and (self._hears.bar is not None or self._hears.on_progress is not None):
+        if self._free and self._is_heard():
             with contextlib.suppress(MpiframeError):
                 _, self._counts = self._proxy.on(self._free[0]).pilot_look(self._key)
 

@@ -1,7 +1,7 @@
 """A token database for the tests of the grid: a real server, started here, with an admin's password.
 
 pouchdb-server speaks CouchDB's protocol. `MPIFRAME_COUCHDB_URL` (with user and password) names a real CouchDB
-to be used in its place; `MPIFRAME_POUCHDB` the program, where it is not on PATH. `MPIFRAME_TEST_GRID=1`,
+to be used in its place; `POUCHDB_SERVER` the program, where it is not on PATH. `MPIFRAME_TEST_GRID=1`,
 which `launch/test --grid` sets, adds what takes long.
 """
 
@@ -50,7 +50,7 @@ class CouchServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        program = os.environ.get("MPIFRAME_POUCHDB") or shutil.which("pouchdb-server")
+        program = os.environ.get("POUCHDB_SERVER") or shutil.which("pouchdb-server")
         if program is None:
             pytest.skip("no token database: pouchdb-server is not there (launch/test installs it), "
                         "nor does MPIFRAME_COUCHDB_URL name one")  # fmt: skip
