@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,33 @@ def test_a_world_that_is_ended_gives_back_what_runs(
     tokens.fetch()
     # Back at once, or by its lease where the MPI leaves its ranks no time.
     assert tokens[0].get("scrub_count") == 1 or tokens[0].category == "locked"
+
+
+EXAMPLE = ROOT / "examples" / "lofar_pilots.py"
+
+
+def test_the_example(launcher: Any, surroundings: dict[str, str], couch: Any, tmp_path: Path) -> None:
+    server = os.environ.get("POUCHDB_SERVER")
+    env = surroundings | ({"POUCHDB_SERVER": server} if server else {})
+    words = [str(EXAMPLE)]
+    if "MPIFRAME_COUCHDB_URL" in os.environ:  # nothing needs to be started then
+        words += ["--url", couch.host_url]
+    if not LONG:
+        env["MPIFRAME_GFAL_PYTHON"] = str(tmp_path / "none")
+    ended = launcher.run(words, 4, env=env).expect(0)
+    lines = ended.stdout.splitlines()
+    assert lines[0] == "51 links of L229507 at sara, 6 tokens"
+    assert ("51 of 51 files on disk" if LONG else "only pretended") in ended.stdout
+    assert "before: {'todo': 6, 'locked': 0, 'done': 0, 'error': 0}" in lines
+    assert "after:  {'todo': 0, 'locked': 0, 'done': 6, 'error': 0}" in lines
+    assert re.fullmatch(r"51 subbands on [123] servers", lines[-2])
+    assert re.fullmatch(r"spectral index -0\.\d+ \+- 0\.0\d+, the source has -0\.7: right", lines[-1])
+
+
+def test_the_example_without_a_server_for_tokens(
+    launcher: Any, surroundings: dict[str, str], tmp_path: Path
+) -> None:
+    env = surroundings | {"POUCHDB_SERVER": "", "PATH": os.defpath}
+    assert shutil.which("pouchdb-server", path=os.defpath) is None
+    ended = launcher.run([str(EXAMPLE)], 2, env=env).expect(1)
+    assert "npm install --ignore-scripts pouchdb-server" in ended.stderr
