@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 
 from mpi4py import MPI
 
+from mpiframe import machine
 from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import JOIN, RESILIENT, RUN_DIR
 from mpiframe.launcher.orders import link, tell_client
@@ -238,6 +239,11 @@ def _await_readers() -> None:
                 continue
             while not fcntl.ioctl(fd, question, count) and count[0] and time.monotonic() < limit:
                 time.sleep(1e-3)  # nothing tells when a pipe has become empty
+    # What it has read it may not have written yet; then one of its threads is at work.
+    before, now = None, machine.threads_asleep(os.getppid())
+    while (now is None or now != before) and time.monotonic() < limit:
+        time.sleep(1e-3)
+        before, now = now, machine.threads_asleep(os.getppid())
 
 
 def _unlink_own_memory() -> None:

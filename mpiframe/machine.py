@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import math
 import os
@@ -43,6 +44,23 @@ def is_stopped(pid: int) -> bool:
         return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0] in "tT"
     except (OSError, IndexError):
         return False
+
+
+def threads_asleep(pid: int) -> dict[str, str] | None:
+    """How often each thread of a process of this host has gone to sleep; None while one of them does not.
+
+    Equal twice in a row: no thread of it did anything in between. Empty where there is nothing to be known.
+    """
+    counts: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            lines = dict(
+                line.split(":", 1) for line in _read(f"/proc/{pid}/task/{thread}/status").splitlines()
+            )
+            if lines["State"].split()[0] in "RD":
+                return None
+            counts[thread] = lines["voluntary_ctxt_switches"] + lines["nonvoluntary_ctxt_switches"]
+    return counts
 
 
 def host_key() -> str:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mpiframe import machine
 from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import CALLER_ENV, JOIN, RESILIENT, scrub_environment
 from mpiframe.launcher.library import MpiLibrary, find_library, find_mpiexec
@@ -23,6 +24,11 @@ _OPEN_MPI_WHEEL = {
     "OMPI_MCA_btl": "^ofi",  # sleeps one second in MPI_Init, and nothing in the wheel needs it
     "OMPI_MCA_osc": "sm,rdma",  # UCX, the first choice, complains where there is no fast network
 }
+# Where ranks die. A process that is killed while it writes to another one's shared memory leaves the queue
+# there shut for everybody, and UCX aborts the reader of a memory whose owner has died. TCP's connections fail
+# one by one; with such large pieces it is half as fast for what is large, with the usual ones an eighth.
+_SAFE_UCX = {"UCX_TLS": "^sm", "UCX_TCP_TX_SEG_SIZE": "64k", "UCX_TCP_RX_SEG_SIZE": "64k"}
+_SAFE_UCX |= {"UCX_LOG_LEVEL": "error"}  # it warns of what those who died have left
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +147,9 @@ def _joined_plan(
         )
     if "MPIR_CVAR_CH4_NETMOD" not in env:
         added["MPIR_CVAR_CH4_NETMOD"] = "ucx"  # OFI takes milliseconds a message between joined ranks
-    if "UCX_TLS" not in env:
-        # UCX aborts the client if a server dies whose memory it is reading (cma), and MPICH crashes when it
-        # is to send where UCX knows of a broken connection (tcp): on one host, neither.
-        added["UCX_TLS"] = "^cma" if hosts else "posix,sysv,self"
+    # UCX finds no way over the loopback interface alone.
+    ucx = _SAFE_UCX if hosts or machine.addresses() else _SAFE_UCX | {"UCX_TLS": "posix,sysv,self"}
+    added |= {name: value for name, value in ucx.items() if name not in env}
     added |= {RESILIENT: "joined", JOIN: json.dumps({"size": n})}
     argv = (path, "-n", "1", *extra, sys.executable, *python_args)
     return LaunchPlan(argv, added, library, path, "joined", hosts)

@@ -326,12 +326,15 @@ def test_mpich_outlives_a_dead_rank_where_each_has_a_launcher(
     assert plan.argv == (plan.mpiexec, "-n", "1", "-verbose", sys.executable, "-m", "x")
     assert plan.server_argv(3) == plan.argv
     assert json.loads(plan.env_added["MPIFRAME_JOIN"]) == {"size": 4}
-    assert plan.env_added["UCX_TLS"] == "posix,sysv,self"
+    assert plan.env_added["UCX_TLS"] == "^sm"
+    monkeypatch.setattr(planning.machine, "addresses", list)
+    alone = launcher.plan(4, ["-m", "x"], resilient=True)
+    assert alone.env_added["UCX_TLS"] == "posix,sysv,self"  # TCP over the loopback interface, it cannot
     (tmp_path / "hosts").write_text("# all\nn1:2\n\nn2  # the second\n")
     plan = launcher.plan(5, ["x.py"], hostfile=str(tmp_path / "hosts"), resilient=True)
     hosts = [plan.server_argv(rank)[3:5] for rank in (1, 2, 3, 4)]
     assert hosts == [("-hosts", name) for name in ("n1", "n2", "n1", "n1")]
-    assert plan.env_added["UCX_TLS"] == "^cma"
+    assert plan.env_added["UCX_TLS"] == "^sm"
     monkeypatch.setenv("UCX_TLS", "tcp,self")
     assert "UCX_TLS" not in launcher.plan(4, ["x.py"], resilient=True).env_added
     (tmp_path / "none").write_text("# none\n")
