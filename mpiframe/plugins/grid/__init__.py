@@ -4,6 +4,7 @@ from mpiframe.plugins.grid.builders import TokenBuilder, TokenDictBuilder, Token
 from mpiframe.plugins.grid.claims import Claims
 from mpiframe.plugins.grid.couchdb import Database
 from mpiframe.plugins.grid.credentials import Credentials, Secret
+from mpiframe.plugins.grid.error_codes import ErrorCode, code_of, describe
 from mpiframe.plugins.grid.errors import (
     AttachmentError,
     Conflict,
@@ -16,16 +17,36 @@ from mpiframe.plugins.grid.errors import (
     PilotError,
     TokenError,
 )
+from mpiframe.plugins.grid.gfal import BearerToken, Gfal
+from mpiframe.plugins.grid.lta_stager import LtaStager
 from mpiframe.plugins.grid.pilot import Pilot, PilotReport
 from mpiframe.plugins.grid.progress import Progress
 from mpiframe.plugins.grid.runner import Runner, TokenRun
+from mpiframe.plugins.grid.sandbox import Sandbox, fetch
+from mpiframe.plugins.grid.sandbox_config import GitSource, SandboxConfig, read_config
+from mpiframe.plugins.grid.srmlist import slice_dicts
+from mpiframe.plugins.grid.stageit import StageIt
+from mpiframe.plugins.grid.staging import (
+    FileState,
+    GfalRequest,
+    Locality,
+    StagingProgress,
+    percent_staged,
+    stage,
+    state,
+    wait_staged,
+)
+from mpiframe.plugins.grid.storage_commands import StagingEvent
+from mpiframe.plugins.grid.storage_errors import StagingFailed, StorageError
 from mpiframe.plugins.grid.token_list import TokenList
 from mpiframe.plugins.grid.token_set import TokenSet
 from mpiframe.plugins.grid.tokens import Token
+from mpiframe.plugins.grid.transfer import download, upload
 from mpiframe.plugins.grid.views import CategoryView, Overview, TokenView, category
 
 __all__ = [
     "AttachmentError",
+    "BearerToken",
     "CategoryView",
     "Claims",
     "Conflict",
@@ -34,7 +55,14 @@ __all__ = [
     "Database",
     "DatabaseDown",
     "DatabaseError",
+    "ErrorCode",
+    "FileState",
+    "Gfal",
+    "GfalRequest",
+    "GitSource",
     "GridError",
+    "Locality",
+    "LtaStager",
     "NotAllowed",
     "NotFound",
     "Overview",
@@ -43,7 +71,14 @@ __all__ = [
     "PilotReport",
     "Progress",
     "Runner",
+    "Sandbox",
+    "SandboxConfig",
     "Secret",
+    "StageIt",
+    "StagingEvent",
+    "StagingFailed",
+    "StagingProgress",
+    "StorageError",
     "Token",
     "TokenBuilder",
     "TokenDictBuilder",
@@ -54,4 +89,15 @@ __all__ = [
     "TokenSet",
     "TokenView",
     "category",
+    "code_of",
+    "describe",
+    "download",
+    "fetch",
+    "percent_staged",
+    "read_config",
+    "slice_dicts",
+    "stage",
+    "state",
+    "upload",
+    "wait_staged",
 ]
