@@ -23,6 +23,7 @@ from mpiframe.plugins.grid.credentials import Secret
 from mpiframe.plugins.grid.error_codes import ErrorCode
 from mpiframe.plugins.grid.gfal import BearerToken, Gfal
 from mpiframe.plugins.grid.storage_errors import (
+    AccessDenied,
     AlreadyThere,
     ConfigError,
     DiskFull,
@@ -31,6 +32,7 @@ from mpiframe.plugins.grid.storage_errors import (
     NoSuchFile,
     NotWhole,
     SandboxEmpty,
+    StorageDown,
     StorageError,
     StorageTimeout,
     coded,
@@ -49,6 +51,20 @@ _OTHERS = ("srm",)
 SCHEMES = ("file", *_WEB, *_PROGRAMS, *_OTHERS)
 _IN_QUERY = ("authz", "access_token")
 _TOLD = 500
+_SAID: dict[str, type[StorageError]] = {
+    "file exists": AlreadyThere,
+    "no such file": NoSuchFile,
+    "no space left": DiskFull,
+    "quota": DiskFull,
+    "permission denied": AccessDenied,
+    "not authorized": AccessDenied,
+    "login incorrect": AccessDenied,
+    "credential": AccessDenied,
+    "authentication": AccessDenied,
+    "connection refused": StorageDown,
+    "unable to connect": StorageDown,
+}
+"""What programs say, and what that is here."""
 _UPLOADS: dict[type[StorageError], ErrorCode] = {
     AlreadyThere: ErrorCode.FILE_EXISTS,
     DiskFull: ErrorCode.POOLS_FULL,
@@ -274,11 +290,7 @@ def run(words: Sequence[str], seconds: float, about: str) -> None:
         end(process)
     if process.returncode != 0:
         text = " ".join(said.decode(errors="replace").split())[-_TOLD:]
-        kind: type[StorageError] = StorageError
-        if "file exists" in text.lower():
-            kind = AlreadyThere
-        elif "no such file" in text.lower():
-            kind = NoSuchFile
+        kind = next((kind for said_so, kind in _SAID.items() if said_so in text.lower()), StorageError)
         raise kind(f"{about}: {name} ended with {process.returncode}: {text or 'it said nothing'}")
 
 

@@ -86,6 +86,7 @@ def test_importing_asks_for_nothing(tmp_path: Path) -> None:
 def test_the_stager_by_its_old_functions(stager: doubles.Stager) -> None:
     number = stager_access.stage("srm://h/L1_SB1")
     assert stager.wanted[number] == ["srm://h/L1_SB1"]
+    assert stager.calls[-1] == ("LtaStager.add_getid", (["srm://h/L1_SB1"],))
     assert stager_access.get_status(number) == "scheduled"
     assert stager_access.get_surls_online(number) == ["srm://h/L1_SB1"]
     assert stager_access.get_srm_token(number) == f"srm-{number}"

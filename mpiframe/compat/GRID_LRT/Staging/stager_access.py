@@ -23,9 +23,12 @@ def use(stager: LtaStager | StageIt | None) -> None:
     _stager = stager
 
 
-def stage(surls: str | Iterable[str], send_notifications: bool = True) -> int:
-    """Ask for one file or several to be staged; the request's id."""
-    return _any().stage(surls, send_notifications)
+def stage(surls: str | Iterable[str], send_notifications: bool | None = None) -> int:
+    """Ask for one file or several to be staged; the request's id. None: StageIT writes mail."""
+    stager = _any()
+    if isinstance(stager, LtaStager):
+        return stager.stage(surls, send_notifications)
+    return stager.stage(surls, send_notifications is not False)
 
 
 def get_status(stageid: int) -> str:
