@@ -20,8 +20,16 @@ setup(
             "hypothesis",
             "ruff",
             "mypy",
+            "types-PyYAML",
+            # A certificate authority, and a WebDAV server.
+            "trustme",
+            "wsgidav",
+            "cheroot",
         ],
         "examples": ["baseband", "matplotlib"],
+        # Tokens in CouchDB; cryptography opens the passwords that PiCaS' own configuration encrypts;
+        # defusedxml reads what the archive's stager answers.
+        "grid": ["httpx", "PyYAML", "cryptography", "defusedxml"],
         # CASA's tasks and tools, for servers that are to run them; casatasks forgets to ask for six.
         "casa": ["casatools", "casatasks", "six"],
         # What the benchmarks compare with; the last needs casa.
@@ -30,7 +38,10 @@ setup(
     },
     entry_points={
         "console_scripts": ["mpiframe = mpiframe.cli:main"],
-        "mpiframe.plugins": ["scheduler = mpiframe.plugins.scheduler.plugin:Scheduler"],
+        "mpiframe.plugins": [
+            "scheduler = mpiframe.plugins.scheduler.plugin:Scheduler",
+            "grid = mpiframe.plugins.grid.plugin:Grid",
+        ],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -30,6 +30,21 @@ apt_install() {
             apt-get install -qq -y --no-install-recommends "$@" >/dev/null; }
 }
 
+# npm_tool FOLDER PACKAGE@VERSION PROGRAM: prints the program's path, installed below the checkout if need be;
+# returns 1 where there is no npm, and none to be had.
+npm_tool() {
+    local folder=$root/$1 program=$root/$1/node_modules/.bin/$3
+    if [ "$(cat "$folder/.package" 2>/dev/null)" != "$2" ] || ! [ -x "$program" ]; then
+        command -v npm >/dev/null || apt_install nodejs npm || return 1
+        say "installing $2 into $1" >&2
+        mkdir -p "$folder"
+        # What its packages would run at their installation is for fetching and compiling; it works without.
+        npm install --prefix "$folder" --ignore-scripts --no-audit --no-fund --loglevel=error "$2" >&2 || return 1
+        echo "$2" >"$folder/.package"
+    fi
+    echo "$program"
+}
+
 # find_python: prints the path of a Python that will do; MPIFRAME_PYTHON names one.
 find_python() {
     local name

@@ -386,7 +386,8 @@ class Client(concurrent.futures.Executor):
         """
         if self._closed:
             self._refuse()
-        return load_plugin(self, name, target, options)
+        found: Proxy = load_plugin(self, name, target, options)
+        return found
 
     # -- requests ----------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from mpiframe.plugins.base import Context, Plugin
 _loaded: dict[str, tuple[Plugin, dict[str, Any]]] = {}
 
 
-def load(wanted: str | type[Plugin], options: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """Start a plugin on this server, once; its name and commands."""
+def load(wanted: str | type[Plugin], options: dict[str, Any]) -> tuple[str, dict[str, str], type | None]:
+    """Start a plugin on this server, once; its name, its commands and its face."""
     here = server.current()
     if here is None:
         raise PluginError("plugins run on servers; this process is none")
@@ -27,7 +27,7 @@ def load(wanted: str | type[Plugin], options: dict[str, Any]) -> tuple[str, dict
             raise PluginError(
                 f"plugin {name!r} runs on server {here.rank} with other options; unload it first"
             )
-        return name, found.commands()
+        return name, found.commands(), found.face
     config = registry.make_options(found, options)
     plugin = found()
     plugin.context = Context(
@@ -37,12 +37,13 @@ def load(wanted: str | type[Plugin], options: dict[str, Any]) -> tuple[str, dict
         rank=here.rank,
         host=here.host,
         ranks=here.world.size,
+        call=here.namespace.call,
     )
     plugin.start(plugin.context)
     if not _loaded:
         here.at_stop(unload_all)
     _loaded[name] = (plugin, options)
-    return name, found.commands()
+    return name, found.commands(), found.face
 
 
 def call(name: str, command: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

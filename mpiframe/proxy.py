@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mpiframe import plugin_host
+from mpiframe.answers import CommandFuture
 from mpiframe.errors import PluginError
 from mpiframe.messages import PluginCall
-from mpiframe.targets import Target, resolve
+from mpiframe.targets import Target, each, resolve
 
 if TYPE_CHECKING:
     from mpiframe.client import Client
@@ -42,11 +43,42 @@ class PluginCommand:
 class Proxy:
     """A plugin on one server or several. Its attributes are the plugin's commands."""
 
-    def __init__(self, client: Client, name: str, ranks: int | list[int], commands: dict[str, str]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        ranks: int | list[int],
+        commands: dict[str, str],
+        load: Callable[[int], CommandFuture],
+    ) -> None:
         self._client = client
         self._name = name
         self._ranks = ranks
         self._commands = commands
+        self._load = load
+
+    @property
+    def ranks(self) -> list[int]:
+        """Its servers, also those that were lost since."""
+        return list(each(self._ranks))
+
+    def on(self, rank: int) -> Proxy:
+        """The same plugin on one of its servers."""
+        return Proxy(self._client, self._name, rank, self._commands, self._load)
+
+    def reload(self, rank: int) -> CommandFuture:
+        """Load the plugin on a server again, which another one may have replaced. Raises ServerLost."""
+        return self._load(rank)
+
+    def recovered(self, rank: int) -> None:
+        """Say that nothing is missing though this server was lost: others have taken up what it had."""
+        loop = self._client._loop
+        with loop.lock:
+            loop.losses.replaced(rank)
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the commands that run on its servers, as `Client.interrupt`."""
+        self._client.interrupt(self._ranks)
 
     def __getattr__(self, name: str) -> PluginCommand:
         if name.startswith("_") or name not in self._commands:
@@ -80,12 +112,16 @@ class Proxy:
         return futures if isinstance(self._ranks, list) else futures[0]
 
 
-def load_plugin(client: Client, wanted: Any, target: Target, options: dict[str, Any]) -> Proxy:
-    """Load a plugin on the servers of `target`; None means all of them."""
+def load_plugin(client: Client, wanted: Any, target: Target, options: dict[str, Any]) -> Any:
+    """Load a plugin on the servers of `target`, None means all of them; its face, or a Proxy."""
     ranks = resolve("all" if target is None else target, client._loop.dispatcher)
     assert ranks is not None
     label = f"load plugin {wanted if isinstance(wanted, str) else getattr(wanted, '__name__', wanted)}"
-    futures = client._call(ranks, PluginCall(label), plugin_host.load, wanted, options)
-    loaded = [future.result() for future in futures]
-    name, commands = loaded[0]
-    return Proxy(client, name, ranks, commands)
+
+    def load(where: int | list[int]) -> list[CommandFuture]:
+        return client._call(where, PluginCall(label), plugin_host.load, wanted, options)
+
+    loaded = [future.result() for future in load(ranks)]
+    name, commands, face = loaded[0]
+    proxy = Proxy(client, name, ranks, commands, lambda rank: load(rank)[0])
+    return proxy if face is None else face(proxy)

@@ -11,7 +11,7 @@ class Echo(Plugin):
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -29,6 +29,11 @@ def command(method: _F) -> _F:
     return method
 
 
+def _call_here(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Without a server there is no namespace to find anything in."""
+    return function(*args, **kwargs)
+
+
 @dataclass(frozen=True)
 class Context:
     """What a plugin gets to know at its start.
@@ -36,6 +41,7 @@ class Context:
     config: an instance of the plugin's `Options`; log: a logger whose records reach the client;
     emit: sends an event (anything that can be pickled) to the client's subscribers, from any thread;
     rank, host: the server it runs on; ranks: how many ranks the world has, the client among them.
+    call: `call(function, args, kwargs)` calls a function of the user's, which finds what commands left here.
     """
 
     config: Any
@@ -44,17 +50,21 @@ class Context:
     rank: int
     host: str
     ranks: int
+    call: Callable[[Callable[..., Any], Sequence[Any], dict[str, Any]], Any] = _call_here
 
 
 class Plugin:
     """Base class of plugins. One instance lives on each server that the client names.
 
     name: how the client asks for it. Options: a dataclass with the options it takes; its `__post_init__`
-    may refuse values by raising ValueError.
+    may refuse values by raising ValueError. face: a class that is made at the client with the proxy, and
+    returned by `client.plugin` in its place; it may use the proxy's `ranks`, `on`, `interrupt`, `reload` and
+    `recovered`.
     """
 
     name: ClassVar[str] = ""
     Options: ClassVar[type | None] = None
+    face: ClassVar[type | None] = None
     context: Context
 
     def start(self, context: Context) -> None:

@@ -1,0 +1,1 @@
+"""Who asks: the user's credentials."""
