@@ -83,7 +83,7 @@ _NOT_OURS = tuple(
     f"MPIFRAME_{word}"
     for word in (
         "RUN_DIR", "CALLER_ENV", "TERMINAL", "PYTHON", "TEST", "JOIN", "RESILIENT",
-        "SCHEDULER", "ARRAY_INDEX",
+        "SCHEDULER", "ARRAY_INDEX", "MIG_HOME", "MIG_SLOTS",
     )
 )  # fmt: skip
 

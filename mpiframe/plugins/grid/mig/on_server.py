@@ -1,0 +1,96 @@
+"""A job on a server of a world: what `mpi_mode_on` sends there, and what comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+
+from mpiframe.launcher.environment import scrub_environment
+from mpiframe.plugins.grid.mig import disk, runner, shell
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A job on its way. files: (destination, content, whether it is a program)."""
+
+    spec: shell.Spec
+    files: tuple[tuple[str, bytes, bool], ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended. reason: "" if well; outputs and said: contents by destination, and by ending."""
+
+    reason: str
+    outputs: dict[str, bytes]
+    said: dict[str, bytes]
+    host: str
+    started: float
+    ended: float
+
+
+def run(parcel: Parcel) -> Outcome:
+    """Run a job in a folder of its own. Interrupted, it ends the job's processes first."""
+    started = time.time()
+    folder = tempfile.mkdtemp(prefix="mpiframe-mig-")
+    try:
+        root = os.path.join(folder, "exec")
+        os.mkdir(root)
+        for destination, content, program in parcel.files:
+            path = disk.inside(root, destination)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            disk.replace(path, content)
+            if program:
+                disk.make_program(path)
+        with open(os.path.join(folder, "spec"), "w", encoding="utf-8") as file:
+            file.write(parcel.spec.to_json())
+        _run_keeper(folder)
+        return _outcome(folder, started)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_keeper(folder: str) -> None:
+    # Its end of the pipe is closed if this server dies, whatever kills it: the job ends with it.
+    with open(os.path.join(folder, "log"), "wb") as log:
+        keeper = subprocess.Popen(
+            runner.command(folder),
+            env=scrub_environment(os.environ),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    assert keeper.stdin is not None
+    try:
+        keeper.wait()
+    finally:
+        keeper.stdin.close()
+        keeper.wait()
+
+
+def _outcome(folder: str, started: float) -> Outcome:
+    try:
+        with open(os.path.join(folder, "outcome"), encoding="utf-8") as file:
+            reason, outputs = json.load(file)
+    except FileNotFoundError:
+        with open(os.path.join(folder, "log"), encoding="utf-8", errors="replace") as file:
+            reason, outputs = f"its process was ended from outside: {file.read()[-1000:]}".rstrip(": "), []
+    contents = {destination: _read(path) for path, destination in outputs}
+    said = {}
+    for ending in ("stdout", "stderr", "status"):
+        with contextlib.suppress(FileNotFoundError):
+            said[ending] = _read(os.path.join(folder, ending))
+    return Outcome(reason, contents, said, socket.gethostname(), started, time.time())
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
