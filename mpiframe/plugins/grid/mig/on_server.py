@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from mpiframe.launcher.environment import scrub_environment
 from mpiframe.plugins.grid.mig import disk, runner, shell
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Parcel:
     """A job on its way. files: (destination, content, whether it is a program)."""
 
@@ -24,7 +25,7 @@ class Parcel:
     files: tuple[tuple[str, bytes, bool], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How it ended. reason: "" if well; outputs and said: contents by destination, and by ending."""
 
@@ -70,7 +71,12 @@ def _run_keeper(folder: str) -> None:
         )
     assert keeper.stdin is not None
     try:
-        keeper.wait()
+        # Not `wait`, which goes on for a quarter of a second after it was interrupted.
+        pidfd = os.pidfd_open(keeper.pid)
+        try:
+            select.select([pidfd], [], [])
+        finally:
+            os.close(pidfd)
     finally:
         keeper.stdin.close()
         keeper.wait()

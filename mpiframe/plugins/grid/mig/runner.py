@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import sys
-import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -134,6 +133,8 @@ def _execute(
 def _fetch(address: str, destination: str, program: bool) -> None:
     if not address.startswith(("http://", "https://", "ftp://")):
         raise ValueError(f"{address} cannot be fetched: only http, https and ftp are known here")
+    import urllib.request  # late: it takes as long as all the rest, and few jobs need it
+
     os.makedirs(os.path.dirname(destination), exist_ok=True)
     with urllib.request.urlopen(address, timeout=_FETCH_SECONDS) as source, open(destination, "wb") as file:
         shutil.copyfileobj(source, file)

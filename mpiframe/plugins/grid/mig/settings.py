@@ -61,8 +61,8 @@ class Settings:
                 lines = file.read().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise MigLocalError(
-                f"the settings of the MiG server, {full}, cannot be read: {error}. Write lines into it such as "
-                "`migserver https://...`, `certfile ...` and `keyfile ...`, or use local_mode_on()"
+                f"the settings of the MiG server, {full}, cannot be read: {error}. Write lines such as "
+                "`migserver https://...`, `certfile ...` and `keyfile ...`, into it, or use local_mode_on()"
             ) from error
         values = _values(full, lines)
         if "password" in values and stat.S_IMODE(mode) & 0o077:

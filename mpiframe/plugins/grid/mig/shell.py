@@ -6,6 +6,7 @@ of its place, and each has an exit status of its own.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import select
@@ -34,7 +35,7 @@ printf '%s\\n' "$__mig_status" >&9
 _END = 'exit "$__mig_status"\n'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Spec:
     """What a job needs to run, besides its folder.
 
@@ -52,7 +53,7 @@ class Spec:
 
     def to_json(self) -> str:
         """As text, for another process."""
-        return json.dumps({name: getattr(self, name) for name in self.__slots__})
+        return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
@@ -62,10 +63,8 @@ class Spec:
             values[name] = tuple(tuple(v) if isinstance(v, list) else v for v in values[name])
         return cls(**values)
 
-    __slots__ = ("environment", "id", "lines", "outputs", "seconds", "urls")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ended:
     """How the shell ended: a reason where it did not end well, and each line's exit status."""
 

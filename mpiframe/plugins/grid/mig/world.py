@@ -105,8 +105,12 @@ class WorldServer(LocalServer):
             )
         self.refuse_ended(record)
         disk.replace(record.path("canceled"), b"")
+        request = getattr(future, "request", None)
+        place = (0, 0) if request is None else (request.server or 0, request.id)
         self._client.cancel(future)
         self.wait(record.id, shell.KILL_SECONDS)
+        if place[0]:
+            _await_server(self._client, *place)
 
     def wait(self, job_id: str, seconds: float | None) -> bool:
         """Until a job has ended; whether it has."""
@@ -169,7 +173,8 @@ class WorldServer(LocalServer):
         else:
             outcome: on_server.Outcome = future.result()
             values = {"executing": outcome.started, "resource": outcome.host}
-            reason = outcome.reason or self._unpack(record, outcome)
+            unwritten = self._unpack(record, outcome)
+            reason = outcome.reason or unwritten
             if reason:
                 state, values["reason"] = states.FAILED, reason
         record.change(state, **values)
@@ -194,3 +199,9 @@ def _runs(client: Any, future: Any) -> bool:
     if request is None:
         return bool(future.running())
     return str(client._loop.dispatcher.state(request)) == "running"
+
+
+def _await_server(client: Any, rank: int, request: int) -> None:
+    """Until a server has ended the processes of a job that was cancelled, and goes on with the next."""
+    loop = client._loop
+    loop.wait(lambda: loop.dispatcher.running(rank) != request, 2 * shell.KILL_SECONDS)
