@@ -92,9 +92,10 @@ def _run_local(record: Record, reader: int) -> tuple[str, str]:
         record.change(states.EXECUTING, shell=[pid, process_start(pid)])
 
     reason, outputs = _execute(spec, record.folder, record.output, [reader], started)
-    for source, destination in outputs:
+    for number, (source, destination) in enumerate(outputs, 1):
+        bring = disk.copy if source in [later for later, _ in outputs[number:]] else disk.move
         try:
-            disk.move(source, disk.inside(record.home, destination))
+            bring(source, disk.inside(record.home, destination))
         except Exception as error:
             reason = reason or f"its output file {destination} could not be moved home: {error}"
     return (states.FAILED, reason) if reason else (states.FINISHED, "")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-KILL_SECONDS = 3.0
+KILL_SECONDS = 2.0
 """How long a job that is to end has from SIGTERM to SIGKILL."""
 
 # Not a loop and not a function: `break` and `declare` in a line mean what they would in a script.

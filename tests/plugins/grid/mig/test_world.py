@@ -1,0 +1,183 @@
+"""Jobs on servers of a world, and the example programs of MiG's documentation, here and there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from mpiframe.plugins.grid.mig import LocalServer, Mig
+from tests.conftest import Python
+
+DATA = Path(__file__).parent / "data"
+
+# Ten seconds between two looks are for a grid: here they are a twentieth of one.
+FASTER = "import os, time; pause = time.sleep; time.sleep = lambda seconds: pause(seconds / 200)\n"
+EXAMPLES = ("print_out", "parameter_sweep")
+
+
+def example(name: str, mode: str) -> str:
+    """An example as it stands in MiG's documentation, for Python 3, with its import changed."""
+    text = (DATA / f"{name}.py.txt").read_text()
+    text, prints = re.subn(r"^( *)print (.*?)( *#.*)?$", r"\1print(\2)", text, flags=re.MULTILINE)
+    assert prints >= 3
+    text = text.replace("import miginterface as mig", "import mpiframe.compat.miginterface as mig")
+    return text.replace("# mig.local_mode_on()", f"{mode} # mig.local_mode_on()")
+
+
+def check_examples(launcher: Any, ranks: int, mode: str, tmp_path: Path, before: str = "") -> None:
+    shutil.copy(DATA / "parameter_sweep_script.sh", tmp_path)
+    script = f"{FASTER}os.chdir({str(tmp_path)!r})\n{before}"
+    script += "print('-----')\n".join(example(name, mode) for name in EXAMPLES)
+    env = {"MPIFRAME_MIG_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
+    ended = launcher.run(script, ranks, env=env, plain=ranks == 1).expect(0)
+    first, _, second = ended.stdout.partition("-----\n")
+    assert re.search(r"Job \(ID : \S+\) submitted", first)
+    assert first.endswith("HELLO GRID\n\n")
+    assert second.endswith("All jobs finished.\n")
+    assert second.count("FINISHED") >= 5
+    for number in range(5):
+        text = (tmp_path / f"output{number}.txt").read_text()
+        assert text == f"input {number} squared: {number * number}\n"
+        assert not (tmp_path / "home" / f"output{number}.txt").exists()
+
+
+def test_the_examples_here(launching_with: Any, tmp_path: Path) -> None:
+    with launching_with(Python("this", sys.executable)) as launcher:
+        check_examples(launcher, 1, "mig.local_mode_on()", tmp_path)
+
+
+def test_the_examples_on_servers(launcher: Any, tmp_path: Path) -> None:
+    make = "import mpiframe; client = mpiframe.Client()\n"
+    check_examples(launcher, 3, "mig.mpi_mode_on(client)", tmp_path, make)
+
+
+LIVES = """
+import os, time
+import mpiframe
+import mpiframe.compat.miginterface as mig
+
+def until(condition, what):
+    limit = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < limit, what
+        time.sleep(0.005)
+
+def wait(jobs):
+    until(lambda: all(mig.job_finished(job) for job in jobs), jobs)
+    return mig.jobs_status(jobs)
+
+here = os.getcwd()
+with mpiframe.Client() as client:
+    mig.mpi_mode_on(client)
+    open("tool.sh", "w").write("#!/bin/sh\\ncat data > $1; echo said; echo sorry >&2; exit $2\\n")
+    open("data", "w").write("in\\n")
+
+    # Each server works through its own FIFO, and they run side by side: two meet in a pipe.
+    os.mkfifo("meet")
+    writer = mig.create_job(f"echo met > {here}/meet")
+    reader = mig.create_job(f"cat {here}/meet")
+    third = mig.create_job("cat", name="third")
+    assert set(wait([writer, reader, third])) == {"FINISHED"}
+    assert mig.job_output(reader) == "met\\n"
+
+    # Files, states, and what was said.
+    well, badly, missing = (
+        mig.create_job(f"./run out {code}", input_files="data", executables="tool.sh run", output_files=made)
+        for code, made in ((0, "out a/+JOBID+"), (3, "out b"), (0, "other"))
+    )
+    assert wait([well, badly, missing]) == ["FINISHED", "FAILED", "FAILED"]
+    assert mig.cat_file(f"a/{well}") == mig.cat_file("b") == "in\\n"
+    assert mig.job_output(badly) == "sorry\\nsaid\\n"
+    assert "line 1 (./run out 3) ended with exit status 3" in mig.job_info(badly)["REASON"]
+    assert "it made no other" in mig.job_info(missing)["REASON"]
+    assert mig.cat_file(f"job_output/{badly}/{badly}.status") == "./run out 3 3\\n"
+
+    # Cancel: one that runs, with all its processes, and one that waits behind it.
+    line = f"sleep 60 & touch {here}/up.$$; wait; sleep 60"
+    running = [mig.create_job(line) for _ in range(2)]
+    queued = mig.create_job("echo never")
+    until(lambda: len([n for n in os.listdir(".") if n.startswith("up.")]) == 2, "not up")
+    shells = [int(n[3:]) for n in os.listdir(".") if n.startswith("up.")]
+    assert mig.jobs_status([*running, queued]) == ["EXECUTING", "EXECUTING", "QUEUED"]
+    mig.cancel_jobs([queued, *running])
+    assert mig.jobs_status([*running, queued]) == ["CANCELED"] * 3
+    for pid in shells:
+        until(lambda: not os.path.exists(f"/proc/{pid}"), "its shell runs on")
+    assert mig.job_output(queued) == ""
+    assert wait([mig.create_job("echo next")]) == ["FINISHED"]
+
+    try:
+        mig.job_status("nobody")
+    except mig.MigUnknownJobIdError as error:
+        assert error.error_code == 100
+    else:
+        raise AssertionError
+
+    mig.mpi_mode_off()
+    mig.local_mode_on()
+    assert mig.jobs_status([well, badly, queued]) == ["FINISHED", "FAILED", "CANCELED"]
+print("all of it")
+"""
+
+
+def test_lives_of_jobs_on_servers(launcher: Any, tmp_path: Path) -> None:
+    env = {"MPIFRAME_MIG_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
+    assert launcher.run(LIVES, 3, env=env).expect(0).stdout.endswith("all of it\n")
+
+
+LOSSES = """
+import os, signal, sys, time
+import mpiframe
+import mpiframe.compat.miginterface as mig
+
+def until(condition, what):
+    limit = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < limit, what
+        time.sleep(0.005)
+
+here = os.getcwd()
+with mpiframe.Client() as client:
+    mig.mpi_mode_on(client, target=[1, 2])
+    first = mig.create_job(f"sleep 60 & echo $$ > {here}/new; mv {here}/new {here}/up; wait")
+    second = mig.create_job("echo fine")
+    until(lambda: os.path.exists("up"), "not up")
+    os.kill(client.servers[0].pid, signal.SIGKILL)
+    until(lambda: mig.job_finished(first) and mig.job_finished(second), "not ended")
+    assert mig.jobs_status([first, second]) == ["FAILED", "FINISHED"]
+    assert "ServerLost" in mig.job_info(first)["REASON"]
+    shell = int(open("up").read())
+    until(lambda: not os.path.exists(f"/proc/{shell}"), "the job outlives its server")
+    print("told")
+"""
+
+
+def test_a_server_that_is_killed_takes_its_job_along(launcher: Any, tmp_path: Path) -> None:
+    env = {"MPIFRAME_MIG_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
+    assert launcher.run(LOSSES, 3, env=env, options=("--resilient",)).expect(0).stdout == "told\n"
+
+
+GONE = """
+import os, signal, sys
+import mpiframe
+import mpiframe.compat.miginterface as mig
+
+client = mpiframe.Client()
+mig.mpi_mode_on(client)
+jobs = [mig.create_job(f"sleep 60") for _ in range(2)]
+open("jobs", "w").write(" ".join(jobs))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_client_that_is_killed(launcher: Any, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    world = launcher.start(GONE, 3, env={"MPIFRAME_MIG_HOME": str(home), "HOME": str(tmp_path)})
+    assert world.wait().status != 0
+    mig = Mig(LocalServer(str(home)))
+    for job in (world.folder / "jobs").read_text().split():
+        assert mig.job_status(job) == "FAILED"
+        assert "client whose servers ran it is gone" in mig.job_info(job)["REASON"]
