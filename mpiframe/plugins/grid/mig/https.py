@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+from cryptography import x509
 
 from mpiframe.plugins.grid.mig import replies, states
 from mpiframe.plugins.grid.mig.errors import (
@@ -241,6 +242,8 @@ class HttpsServer:
             return MigServerError(f"{server} does not accept your certificate {mine}: {text}", 104)
         if isinstance(error, httpx.TimeoutException):
             return MigServerError(f"{server} does not answer ({type(error).__name__})")
+        if not isinstance(error, httpx.ConnectError):
+            return MigServerError(f"{server} broke off ({text}); it may not accept your certificate {mine}")
         return MigServerError(f"{server} cannot be reached: {text}")
 
 
@@ -256,6 +259,10 @@ def _context(settings: Settings) -> ssl.SSLContext:
     if settings.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    for path in (settings.certificate, settings.key):
+        if not os.path.isfile(path):
+            raise MigLocalError(f"there is no file {path} (certfile and keyfile in miguser.conf)")
+    _refuse_expired(settings.certificate)
     asked = []
 
     def password() -> str:
@@ -263,9 +270,6 @@ def _context(settings: Settings) -> ssl.SSLContext:
         asked.append(True)
         return settings.password or ""
 
-    for path in (settings.certificate, settings.key):
-        if not os.path.isfile(path):
-            raise MigLocalError(f"there is no file {path} (certfile and keyfile in miguser.conf)")
     try:
         context.load_cert_chain(settings.certificate, settings.key, password)
     except (ssl.SSLError, OSError, ValueError) as error:
@@ -276,6 +280,17 @@ def _context(settings: Settings) -> ssl.SSLContext:
             f"the certificate {settings.certificate} and the key {settings.key} cannot be used: {error}"
         ) from error
     return context
+
+
+def _refuse_expired(path: str) -> None:
+    """A server that is shown an expired certificate as a rule just breaks off: it is told here, and why."""
+    try:
+        with open(path, "rb") as file:
+            end = x509.load_pem_x509_certificate(file.read()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise MigLocalError(f"{path} holds no certificate that can be read: {error}") from error
+    if end.timestamp() < time.time():
+        raise MigLocalError(f"your certificate {path} expired on {end:%Y-%m-%d %H:%M} UTC: get a new one")
 
 
 def _check(response: httpx.Response, what: str) -> None:

@@ -14,7 +14,7 @@ from mpiframe.plugins.grid.mig.errors import MigServerError
 LIMIT = 1 << 20
 """The most bytes of a reply that is a literal."""
 _CODE = re.compile(r"\s*Exit code:\s*(-?\d+)\s*(?:Description\s*)?(.*)")
-_HEAD = re.compile(rb"\A(?:(?:\s*\n)?(?:Title: [^\n]*|___[^\n]*___)\n(?:\s*?\n)?)+")
+_HEAD = re.compile(rb"\A(?:Title: [^\n]*\n)?(?:\n___[^\n]*___\n\n)?")
 _TITLES = re.compile(r"Title: .*|___.*___")
 
 MEANINGS = {

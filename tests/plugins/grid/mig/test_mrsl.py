@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mpiframe.plugins.grid.mig import MrslError, mrsl
 
 DATA = Path(__file__).parent / "data"
-# The file was made by a real server's parser: name, verdict, the error's beginning, values that are not defaults.
+# Made by a real server's parser: name, verdict, the error's beginning, values that are not defaults.
 VERDICTS = [line.split(" ", 2) for line in (DATA / "mrsl_parsed_by_real_mig.txt").read_text().splitlines()]
 SHOWN = ["CPUTIME", "MEMORY", "DISK", "MAXPRICE", "ARCHITECTURE", "SANDBOX", "PLATFORM", "JOBNAME"]
 
