@@ -15,6 +15,7 @@ from mpiframe.plugins.grid.claims import Claims
 from mpiframe.plugins.grid.couchdb import Database
 from mpiframe.plugins.grid.credentials import Credentials
 from mpiframe.plugins.grid.errors import PilotError, TokenError
+from mpiframe.plugins.grid.mig.commands import MigCommands
 from mpiframe.plugins.grid.pilots import GridFace, PilotSettings
 from mpiframe.plugins.grid.runner import Runner, TokenRun, Work
 from mpiframe.plugins.grid.storage_commands import StorageCommands
@@ -36,7 +37,7 @@ class GridOptions:
     verify: bool | str = True
 
 
-class Grid(StorageCommands):
+class Grid(MigCommands, StorageCommands):
     """Tokens, pilots and storage from a server."""
 
     name = "grid"

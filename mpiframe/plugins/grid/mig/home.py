@@ -136,6 +136,8 @@ class LocalServer:
         """End a job with all its processes; returns when it has. Raises MigServerError if it has before."""
         record = self.record(job_id)
         self.refuse_ended(record)
+        if not record.signal(0) and record.is_kept():
+            raise MigLocalError(f"job {job_id} runs on another host, and cannot be canceled from here")
         disk.replace(record.path("canceled"), b"")
         record.signal(signal.SIGTERM)
         if not record.wait(2 * shell.KILL_SECONDS + 4):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -119,8 +120,10 @@ class Mig:
     def wait(self, job_ids: str | Iterable[str], timeout: float | None = None) -> list[str]:
         """Wait until jobs have ended; their states. Raises TimeoutError after `timeout` seconds."""
         ids = _ids(job_ids)
+        limit = None if timeout is None else time.monotonic() + timeout
         for job_id in ids:
-            if not self.server.wait(job_id, timeout):
+            left = None if limit is None else max(0.0, limit - time.monotonic())
+            if not self.server.wait(job_id, left):
                 raise TimeoutError(f"job {job_id} has not ended within {timeout} s; it goes on")
         return self.jobs_status(ids)
 

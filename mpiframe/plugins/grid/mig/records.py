@@ -20,6 +20,7 @@ import time
 from typing import Any
 
 from mpiframe.plugins.grid.mig import disk, states
+from mpiframe.plugins.grid.mig.errors import MigLocalError
 
 _RESERVE = b"\0" * 16384
 _FIRST_LOOK_SECONDS = 0.02
@@ -106,17 +107,17 @@ class Record:
 
     def _end_group(self, found: dict[str, Any]) -> None:
         pid, born = found.get("shell", (0, 0))
-        if pid and process_start(pid) == born:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+        with contextlib.suppress(OSError, ValueError):
+            if pid and self._keeper_here() and process_start(pid) == born:
                 os.killpg(pid, signal.SIGKILL)
 
     def keeper(self) -> int | None:
         """A pidfd of the process that looks after it, to be closed; None if there is none."""
         try:
-            with open(self.path("keeper"), encoding="ascii") as file:
-                pidfd = os.pidfd_open(int(file.read()))
+            pid = self._keeper_here()
+            pidfd = os.pidfd_open(pid)
         except (OSError, ValueError):
-            return None
+            return None  # of another host, or gone
         # Held after the pidfd was opened: then it is the keeper's, not that of a later process.
         if self.is_kept():
             return pidfd
@@ -124,16 +125,24 @@ class Record:
         return None
 
     def kept_by(self, pid: int) -> None:
-        """Note which process holds `alive`. Raises OSError."""
-        disk.replace(self.path("keeper"), str(pid).encode())
+        """Note which process of this host holds `alive`. Raises OSError."""
+        disk.replace(self.path("keeper"), f"{pid} {here()}".encode())
 
-    def signal(self, number: int) -> None:
-        """To the keeper, if it lives."""
+    def _keeper_here(self) -> int:
+        """The keeper's number, 0 for one of another host. Raises OSError, ValueError."""
+        with open(self.path("keeper"), encoding="ascii") as file:
+            pid, _, where = file.read().partition(" ")
+        return int(pid) if where == here() else 0
+
+    def signal(self, number: int) -> bool:
+        """To the keeper, if it lives on this host; whether it did. 0 only asks."""
         pidfd = self.keeper()
-        if pidfd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, number)
-            os.close(pidfd)
+        if pidfd is None:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, number)
+        os.close(pidfd)
+        return True
 
     def wait(self, seconds: float | None) -> bool:
         """Until the job has ended; whether it has. Its keeper's end is an event, and nothing is asked twice.
@@ -151,7 +160,9 @@ class Record:
             pidfd = self.keeper()
             if pidfd is None:
                 if found == self.resolve() and self.is_kept():
-                    raise OSError(errno.ESRCH, f"the keeper of job {self.id} cannot be watched")
+                    raise MigLocalError(
+                        f"job {self.id} runs on another host, and cannot be watched from here"
+                    )
                 continue
             try:
                 poll = select.poll()  # select knows no descriptor from 1024 on
@@ -161,6 +172,15 @@ class Record:
                 os.close(pidfd)
             step = step and min(2 * step, _LONGEST_LOOK_SECONDS)
         return True
+
+
+def here() -> str:
+    """Tells hosts and containers apart, whose processes have numbers of their own."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return os.uname().nodename
 
 
 def process_start(pid: int) -> int:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpiframe.plugins.grid.mig import disk, shell, slots, states
-from mpiframe.plugins.grid.mig.records import Record, process_start
+from mpiframe.plugins.grid.mig.records import Record, here, process_start
 
 _FETCH_SECONDS = 60.0
 BOOT = (
@@ -65,7 +65,7 @@ def _keep(record: Record, reader: int, writer: int) -> None:
         try:
             if record.wants_end():
                 raise _Wanted
-            slots.take(os.path.dirname(record.folder), slots.count())
+            slots.take(slots.folder(os.path.dirname(record.folder), here()), slots.count())
             signal.signal(signal.SIGTERM, lambda *_: os.write(writer, b"!"))
             if record.wants_end():
                 raise _Wanted

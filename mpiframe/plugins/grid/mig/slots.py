@@ -7,6 +7,7 @@ whose turn it is, looks for a free slot; it sleeps until one of the jobs that ha
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import select
 
@@ -24,6 +25,13 @@ def count() -> int:
     if not text.isdigit() or int(text) < 1:
         raise ValueError(f"the environment variable {SLOTS} must be a number from 1 on, not {text!r}")
     return int(text)
+
+
+def folder(parent: str, host: str) -> str:
+    """Where the slots of one host are, in a home that several may see. Raises OSError."""
+    path = os.path.join(parent, f".slots-{hashlib.sha256(host.encode()).hexdigest()[:16]}")
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    return path
 
 
 def take(folder: str, number: int) -> None:

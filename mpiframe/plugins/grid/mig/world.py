@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import fcntl
+import glob
 import logging
 import os
 import secrets
@@ -50,6 +51,9 @@ class WorldServer(LocalServer):
         self._noted: set[str] = set()
         self._lock = threading.Lock()
         self._ended: dict[str, threading.Event] = {}
+        for old in glob.glob(os.path.join(glob.escape(self.home), disk.JOBS, ".client-*")):
+            if not disk.is_held(old):
+                os.unlink(old)
         # One lock for all jobs of this client: when it is gone, whoever asks for one of them sees that.
         self._alive = os.path.join(self.home, disk.JOBS, f".client-{secrets.token_hex(8)}")
         self._held = os.open(self._alive, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -64,7 +68,7 @@ class WorldServer(LocalServer):
         record = self.prepare(description, own_keeper=False, if_gone=_GONE)
         try:
             parcel = self._parcel(record)
-            os.link(self._alive, record.path("alive"))
+            os.symlink(os.path.join("..", os.path.basename(self._alive)), record.path("alive"))
             record.kept_by(os.getpid())
         except OSError as error:
             record.change(states.FAILED, reason=str(error))

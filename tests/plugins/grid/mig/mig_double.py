@@ -2,8 +2,8 @@
 
 It behaves as the real one was seen to: replies begin with `Exit code: N Description ...`, then a title and a
 heading; parameters have to be separated by `&` (the original's `;` is refused with 100); an unknown id is
-100, a missing file 105; CERTPUT answers with a code and a Python literal. `python3=True` is a server that runs
-on Python 3, whose CERTPUT fails. Jobs do not run: `advance` puts them into a state.
+100, a missing file 105; CERTPUT answers with a code and a Python literal. `python3=True` is a server that
+runs on Python 3, whose CERTPUT fails. Jobs do not run: `advance` puts them into a state.
 """
 
 from __future__ import annotations

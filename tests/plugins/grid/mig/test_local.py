@@ -31,9 +31,12 @@ from mpiframe.plugins.grid.mig import (
     MigUnknownJobIdError,
     MrslError,
     disk,
+    records,
 )
 from mpiframe.plugins.grid.mig.call_log import CallLog
+from mpiframe.plugins.grid.mig.commands import MigCommands
 from mpiframe.plugins.grid.mig.records import Record
+from mpiframe.plugins.grid.plugin import Grid
 
 SECONDS = 30.0
 
@@ -55,7 +58,7 @@ def await_file(path: Path) -> Path:
 
 def keeper_of(mig: Mig, job: str) -> int:
     assert isinstance(mig.server, LocalServer)
-    return int(Path(Record(mig.server.home, job).path("keeper")).read_text())
+    return int(Path(Record(mig.server.home, job).path("keeper")).read_text().split()[0])
 
 
 # -- one shell ---------------------------------------------------------------------------------------
@@ -257,6 +260,20 @@ def test_a_keeper_that_is_killed_before_it_began(room: Path, monkeypatch: pytest
     os.kill(keeper_of(mig, second), signal.SIGKILL)
     os.kill(keeper_of(mig, first), signal.SIGKILL)  # its slot is free again
     assert mig.wait([first, second, third], SECONDS) == ["FAILED", "FAILED", "FINISHED"]
+
+
+def test_a_job_of_another_host(mig: Mig, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a home that several hosts see. No other host is at hand: we take ourselves for one."""
+    job = mig.create_job(f"while ! [ -e {room}/go ]; do sleep 0.02; done")
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "here", lambda: "elsewhere")
+        assert mig.job_status(job) in ("QUEUED", "EXECUTING")
+        with pytest.raises(MigLocalError, match="cannot be canceled from here"):
+            mig.cancel_job(job)
+        with pytest.raises(MigLocalError, match="cannot be watched from here"):
+            mig.wait(job, SECONDS)
+    (room / "go").touch()
+    assert mig.wait(job, SECONDS) == ["FINISHED"]
 
 
 def test_a_job_is_found_by_every_client(mig: Mig) -> None:
@@ -564,6 +581,27 @@ def test_a_log_that_cannot_be_written_harms_nothing(
         assert not script.path_exists("x")
     assert not (room / "victim").exists()
     assert capsys.readouterr().err.count("cannot be written") == 1
+
+
+def test_commands_of_the_plugin(room: Path) -> None:
+    """The plugin's object itself, as a server has it; no world is started."""
+    grid = Grid()
+    job = grid.mig_create_job("echo $X", resource_specifications={"ENVIRONMENT": {"X": "x"}}, where="local")
+    assert grid.mig_wait(job, where="local").result(SECONDS) == ["FINISHED"]
+    assert grid.mig_job_info(job, "local")["STATUS"] == "FINISHED"
+    assert grid.mig_job_output(job, "local") == "x\n"
+    other = grid.mig_create_job("echo y > made; sleep 60", where="local")
+    grid.mig_cancel_jobs([other], "local")
+    with pytest.raises(MigServerError) as caught:
+        grid.mig_get_file("made", where="local")
+    assert caught.value.error_code == 105
+    with pytest.raises(MigUnknownJobIdError):
+        grid.mig_wait(["nobody"], "local")
+    with pytest.raises(MigLocalError, match="is no choice"):
+        grid.mig_create_job("true", where="here")  # type: ignore[arg-type]
+    assert {name for name in Grid.commands() if name.startswith("mig_")} == {
+        name for name in dir(MigCommands) if name.startswith("mig_")
+    }
 
 
 def test_the_records_are_readable(mig: Mig) -> None:

@@ -58,6 +58,7 @@ LIVES = """
 import os, time
 import mpiframe
 import mpiframe.compat.miginterface as mig
+from mpiframe.plugins.grid.plugin import Grid
 
 def until(condition, what):
     limit = time.monotonic() + 30
@@ -118,6 +119,10 @@ with mpiframe.Client() as client:
 
     mig.mpi_mode_off()
     mig.local_mode_on()
+    grid = client.plugin(Grid, target=1)
+    there = grid.mig_create_job("echo there", where="local")
+    assert grid.mig_wait(there, where="local") == ["FINISHED"]
+    assert mig.job_output(there) == "there\\n"
     assert mig.jobs_status([well, badly, queued]) == ["FINISHED", "FAILED", "CANCELED"]
 print("all of it")
 """
