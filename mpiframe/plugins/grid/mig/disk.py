@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import getpass
 import os
+import pickle
 import secrets
 import shutil
 import tempfile
@@ -58,7 +59,7 @@ def inside(home: str, path: str) -> str:
     return joined
 
 
-def replace(path: str, content: bytes) -> None:
+def replace(path: str, content: bytes | pickle.PickleBuffer) -> None:
     """Write a file so that a reader sees the old or the new one. Raises OSError, and leaves no part."""
     part = f"{path}.{secrets.token_hex(4)}.part"
     try:

@@ -200,14 +200,15 @@ class LocalServer:
             log = os.open(record.path("log"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                words = runner.command(record.folder, self.home)
+                lock = max(alive, log, null, 2) + 1
+                words = runner.command(record.folder, self.home, str(lock))
                 # Not a Popen: nobody here has to live as long as it does.
                 pid = os.posix_spawn(
                     sys.executable,
                     words,
                     scrub_environment(os.environ),
                     file_actions=[
-                        (os.POSIX_SPAWN_DUP2, alive, max(alive, log, null, 2) + 1),
+                        (os.POSIX_SPAWN_DUP2, alive, lock),
                         (os.POSIX_SPAWN_DUP2, null, 0),
                         (os.POSIX_SPAWN_DUP2, log, 1),
                         (os.POSIX_SPAWN_DUP2, log, 2),

@@ -230,7 +230,8 @@ class HttpsServer:
         """What went wrong on the way, by what it means for the user."""
         text, server = str(error) or type(error).__name__, self.settings.server
         if "CERTIFICATE_VERIFY_FAILED" in text:
-            why = text.partition("CERTIFICATE_VERIFY_FAILED]")[2].partition(" (_ssl")[0].strip(" :")
+            why = text.partition("CERTIFICATE_VERIFY_FAILED]")[2].partition(" (_ssl")[0]
+            why = why.replace("certificate verify failed", "").strip(" :.")
             return MigServerError(
                 f"the certificate of {server} cannot be trusted: {why}. If its authority is not one of the "
                 "system's, name a file with it as cacertfile in miguser.conf"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import json
 import os
+import pickle
 import select
 import shutil
 import socket
@@ -16,13 +19,17 @@ from dataclasses import dataclass
 from mpiframe.launcher.environment import scrub_environment
 from mpiframe.plugins.grid.mig import disk, runner, shell
 
+_PREFIX = "mpiframe-mig-"
+Content = bytes | pickle.PickleBuffer
+"""Of a file. A PickleBuffer is sent uncopied, and arrives as what can be written to a file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
     """A job on its way. files: (destination, content, whether it is a program)."""
 
     spec: shell.Spec
-    files: tuple[tuple[str, bytes, bool], ...]
+    files: tuple[tuple[str, Content, bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +37,8 @@ class Outcome:
     """How it ended. reason: "" if well; outputs and said: contents by destination, and by ending."""
 
     reason: str
-    outputs: dict[str, bytes]
-    said: dict[str, bytes]
+    outputs: dict[str, Content]
+    said: dict[str, Content]
     host: str
     started: float
     ended: float
@@ -40,8 +47,11 @@ class Outcome:
 def run(parcel: Parcel) -> Outcome:
     """Run a job in a folder of its own. Interrupted, it ends the job's processes first."""
     started = time.time()
-    folder = tempfile.mkdtemp(prefix="mpiframe-mig-")
+    _remove_left()
+    folder = tempfile.mkdtemp(prefix=_PREFIX)
+    alive = os.open(os.path.join(folder, "alive"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        fcntl.flock(alive, fcntl.LOCK_EX)
         root = os.path.join(folder, "exec")
         os.mkdir(root)
         for destination, content, program in parcel.files:
@@ -56,6 +66,16 @@ def run(parcel: Parcel) -> Outcome:
         return _outcome(folder, started)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(alive)
+
+
+def _remove_left() -> None:
+    """The folders of jobs whose server and keeper were killed in one moment, so that nobody could."""
+    for folder in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), f"{_PREFIX}*")):
+        alive = os.path.join(folder, "alive")
+        with contextlib.suppress(OSError):  # another user's, or one that is being removed
+            if os.path.exists(alive) and not disk.is_held(alive):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_keeper(folder: str) -> None:
@@ -89,14 +109,15 @@ def _outcome(folder: str, started: float) -> Outcome:
     except FileNotFoundError:
         with open(os.path.join(folder, "log"), encoding="utf-8", errors="replace") as file:
             reason, outputs = f"its process was ended from outside: {file.read()[-1000:]}".rstrip(": "), []
-    contents = {destination: _read(path) for path, destination in outputs}
-    said = {}
+    contents = {destination: read(path) for path, destination in outputs}
+    said: dict[str, Content] = {}
     for ending in ("stdout", "stderr", "status"):
         with contextlib.suppress(FileNotFoundError):
-            said[ending] = _read(os.path.join(folder, ending))
+            said[ending] = read(os.path.join(folder, ending))
     return Outcome(reason, contents, said, socket.gethostname(), started, time.time())
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> Content:
+    """A file, to be sent. Raises OSError."""
     with open(path, "rb") as file:
-        return file.read()
+        return pickle.PickleBuffer(file.read())

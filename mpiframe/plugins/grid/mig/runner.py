@@ -1,8 +1,8 @@
 """The keeper of one job: a process in a session of its own, which outlives the client that started it.
 
-`runner.main(folder, home)` runs a local job: waits for a slot, runs it, moves its files home, and notes each
-step in the record. `runner.main(folder)` runs one for a server of a world: it ends the job as soon as the
-server, at the other end of its standard input, is gone.
+`runner.main(folder, home, lock)` runs a local job: waits for a slot, runs it, moves its files home, and notes
+each step in the record. `runner.main(folder)` runs one for a server of a world: it ends the job as soon as
+the server, at the other end of its standard input, is gone.
 
 SIGTERM ends the job: it is CANCELED.
 """
@@ -33,8 +33,10 @@ class _Wanted(BaseException):
     """SIGTERM: somebody wants the job to end."""
 
 
-def main(folder: str, home: str = "") -> None:
-    """Run the job of a folder to its end."""
+def main(folder: str, home: str = "", lock: str = "") -> None:
+    """Run the job of a folder to its end. lock: the number of the open file that says that we live."""
+    if lock:
+        _close_all_but({0, 1, 2, int(lock)})
     # Until there is a shell, the signal raises; then a byte in this pipe says the same.
     reader, writer = os.pipe()
     os.chdir(folder)
@@ -42,6 +44,14 @@ def main(folder: str, home: str = "") -> None:
         _keep(Record(home, os.path.basename(folder)), reader, writer)
     else:
         _serve(folder, reader, writer)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """What was open in a client that may be an MPI rank: its launcher would wait for us to close it."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
 
 
 def command(*arguments: str) -> list[str]:

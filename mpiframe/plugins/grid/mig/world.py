@@ -148,8 +148,7 @@ class WorldServer(LocalServer):
         for folder, _, names in os.walk(root):
             for name in names:
                 path = os.path.join(folder, name)
-                with open(path, "rb") as file:
-                    content = file.read()
+                content = on_server.read(path)
                 files.append((os.path.relpath(path, root), content, os.access(path, os.X_OK)))
         with open(record.path("spec"), encoding="utf-8") as file:
             parcel = on_server.Parcel(shell.Spec.from_json(file.read()), tuple(files))

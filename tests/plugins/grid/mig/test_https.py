@@ -285,6 +285,12 @@ def test_a_server_of_another_authority(site: Site) -> None:
     assert site.mig(cacertfile=other.file, insecure="yes").test_connection()
 
 
+def test_a_server_under_another_name(site: Site) -> None:
+    mig = site.mig(migserver=site.double.url.replace("127.0.0.1", "localhost"))
+    with pytest.raises(MigServerError, match=r"cannot be trusted: Hostname mismatch.*localhost"):
+        mig.test_connection()
+
+
 def test_a_user_of_another_authority(site: Site) -> None:
     stranger = load("authority").Authority(site.folder, "other").issue("stranger")
     mig = site.mig(certfile=stranger.certificate, keyfile=stranger.key)

@@ -166,14 +166,21 @@ def test_a_server_that_is_killed_takes_its_job_along(launcher: Any, tmp_path: Pa
 
 
 GONE = """
-import os, signal, sys
+import os, signal, tempfile, time
 import mpiframe
 import mpiframe.compat.miginterface as mig
 
 client = mpiframe.Client()
 mig.mpi_mode_on(client)
-jobs = [mig.create_job(f"sleep 60") for _ in range(2)]
+left = os.path.join(tempfile.gettempdir(), "mpiframe-mig-left")
+os.mkdir(left)
+open(os.path.join(left, "alive"), "w").close()
+here = os.getcwd()
+jobs = [mig.create_job(f"touch {here}/up{n}; sleep 60") for n in range(2)]
 open("jobs", "w").write(" ".join(jobs))
+while not (os.path.exists("up0") and os.path.exists("up1")):  # the test's bound ends it
+    time.sleep(0.005)
+assert not os.path.exists(left)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -186,3 +193,30 @@ def test_a_client_that_is_killed(launcher: Any, tmp_path: Path) -> None:
     for job in (world.folder / "jobs").read_text().split():
         assert mig.job_status(job) == "FAILED"
         assert "client whose servers ran it is gone" in mig.job_info(job)["REASON"]
+
+
+OUTLIVED = """
+import os
+import mpiframe
+import mpiframe.compat.miginterface as mig
+
+with mpiframe.Client() as client:
+    mig.local_mode_on()
+    here = os.getcwd()
+    del os.environ["MPIFRAME_TEST_MARK"]  # it marks what must not be left behind: this is to be
+    print(mig.create_job(f"while ! [ -e {here}/go ]; do sleep 0.02; done; echo late"))
+"""
+
+
+def test_a_job_of_this_machine_outlives_a_world(launcher: Any, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    env = {"MPIFRAME_MIG_HOME": str(home), "HOME": str(tmp_path)}
+    world = launcher.start(OUTLIVED, 2, env=env, plain=True)  # `mpiframe run` ends all that it has started
+    job = world.wait().expect(0).stdout.strip()
+    mig = Mig(LocalServer(str(home)))
+    try:
+        assert mig.job_status(job) in ("QUEUED", "EXECUTING"), mig.job_info(job).get("REASON")
+    finally:
+        (world.folder / "go").touch()
+    assert mig.wait(job, 30) == ["FINISHED"]
+    assert mig.job_output(job) == "late\n"
