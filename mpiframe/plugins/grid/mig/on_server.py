@@ -94,7 +94,9 @@ def _run_keeper(folder: str) -> None:
         # Not `wait`, which goes on for a quarter of a second after it was interrupted.
         pidfd = os.pidfd_open(keeper.pid)
         try:
-            select.select([pidfd], [], [])
+            poll = select.poll()  # select knows no descriptor from 1024 on
+            poll.register(pidfd, select.POLLIN)
+            poll.poll()
         finally:
             os.close(pidfd)
     finally:
