@@ -22,6 +22,8 @@ setup(
             "mypy",
         ],
         "examples": ["baseband", "matplotlib"],
+        # Plots of visibilities, and word of new ones as their file grows.
+        "difx": ["matplotlib", "watchdog"],
         # CASA's tasks and tools, for servers that are to run them; casatasks forgets to ask for six.
         "casa": ["casatools", "casatasks", "six"],
         # What the benchmarks compare with; the last needs casa.
