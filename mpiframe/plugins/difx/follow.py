@@ -22,6 +22,7 @@ from mpiframe.plugins.difx.formats.input_file import Input, Product
 from mpiframe.plugins.difx.formats.visibilities import (
     HEADER,
     Headers,
+    Order,
     files_in,
     find,
     input_path,
@@ -60,7 +61,7 @@ class _Place:
     inode: int
     head: bytes = b""  # what it began with: an inode may be used again
     offset: int = 0
-    byte_order: str = ""
+    byte_order: Order | None = None
     restarted: bool = False  # and that was not told yet
 
 
@@ -188,7 +189,7 @@ class Follower:
         place.offset += found.end
         place.byte_order = found.byte_order
         restarted, place.restarted = place.restarted, False
-        dtype = np.dtype(np.complex64).newbyteorder(found.byte_order)  # type: ignore[arg-type]
+        dtype = np.dtype(np.complex64).newbyteorder(found.byte_order or "<")
         spectra = tuple(
             np.frombuffer(data, dtype, self._channels[int(freq)], int(offset) + HEADER.itemsize)
             for freq, offset in zip(found.headers["freq"], found.offsets, strict=True)

@@ -117,7 +117,7 @@ def records(rows: list[tuple[int, int]], order: str = "<") -> tuple[bytes, vis.H
     headers["baseline"] = 258
     headers["seconds"] = np.arange(len(rows))
     data = [(chance.normal(size=n) + 1j * chance.normal(size=n)).astype(np.complex64) for _, n in rows]
-    swapped = headers.astype(vis.HEADER.newbyteorder(order))  # type: ignore[arg-type]
+    swapped = headers.astype(vis.HEADER.newbyteorder(order))
     pieces = [swapped[i].tobytes() + row.astype(f"{order}c8").tobytes() for i, row in enumerate(data)]
     return b"".join(pieces), headers, data
 

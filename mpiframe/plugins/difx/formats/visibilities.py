@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,11 @@ HEADER = np.dtype(
 """A record's header, with the units in the names; what `sync` and `version` are is checked."""
 
 _NAME = re.compile(r"DIFX_(\d{5,})_(\d{6})\.s(\d{4})\.b(\d{4})", re.ASCII)
-_FIRST_LOOK = 64  # records that are looked at together where sizes may differ
+
+_ROWS = 1 << 16
+
+Order = Literal["<", ">"]
+"""The order of bytes, as numpy calls it."""
 
 Headers = npt.NDArray[np.void]
 Spectra = npt.NDArray[np.complex64]
@@ -78,55 +83,72 @@ class Found:
     headers: Headers
     offsets: npt.NDArray[np.int64]
     end: int
-    byte_order: str
+    byte_order: Order | None
 
 
 def find(
-    data: Any, channels: Mapping[int, int], path: str = "", start: int = 0, byte_order: str = ""
+    data: Any, channels: Mapping[int, int], path: str = "", start: int = 0, byte_order: Order | None = None
 ) -> Found:
     """The whole records in `data`, the bytes of a file from `start` on; a part of one at the end is left.
 
     channels: how many there are, by the index of the frequency. Raises FormatError for what is no
     record; offsets and `end` count from the begin of `data`.
     """
-    size = len(data)
-    order = byte_order
-    most = max(channels, default=-1) + 1
-    counts = np.zeros(most + 1, dtype=np.int64)  # the last one for what is out of range
-    for freq, number in channels.items():
-        counts[freq] = number
-    pieces: list[Headers] = []
-    offsets: list[npt.NDArray[np.int64]] = []
-    at = 0
-    look = _FIRST_LOOK
-    while size - at >= HEADER.itemsize:
-        order = order or _byte_order(bytes(data[at : at + 4]), path, start + at)
-        dtype = HEADER.newbyteorder(order)  # type: ignore[arg-type]
-        first = np.frombuffer(data, dtype, 1, at)[0]
-        number = _channels_of(first, channels, path, start + at)
-        step = HEADER.itemsize + 8 * number
-        rows = min((size - at) // step, look)
-        if rows == 0:
+    if len(data) < HEADER.itemsize:
+        return Found(np.empty(0, HEADER), np.empty(0, np.int64), 0, byte_order)
+    order = byte_order or _byte_order(bytes(data[:4]), path, start)
+    look = _find_alike if len(set(channels.values())) == 1 else _find_any
+    return look(data, channels, path, start, order)
+
+
+def _find_alike(data: Any, channels: Mapping[int, int], path: str, start: int, order: Order) -> Found:
+    """As `find`, for records that are all of one size."""
+    size = HEADER.itemsize + 8 * next(iter(channels.values()))
+    row = np.dtype([("header", HEADER.newbyteorder(order)), ("data", f"V{size - HEADER.itemsize}")])
+    headers = np.frombuffer(data, row, len(data) // size)["header"]
+    freqs = np.fromiter(channels, np.int64)
+    well = (headers["sync"] == SYNC) & (headers["version"] == VERSION) & np.isin(headers["freq"], freqs)
+    if not well.all():
+        wrong = int(np.argmin(well))
+        _check(headers[wrong], channels, path, start + wrong * size)
+    offsets = size * np.arange(len(headers), dtype=np.int64)
+    rest = len(data) - len(headers) * size
+    if rest >= HEADER.itemsize:  # what is unfinished has to be a record too
+        last = np.frombuffer(data, HEADER.newbyteorder(order), 1, len(data) - rest)[0]
+        _check(last, channels, path, start + len(data) - rest)
+    return Found(headers.astype(HEADER), offsets, len(data) - rest, order)
+
+
+def _find_any(data: Any, channels: Mapping[int, int], path: str, start: int, order: Order) -> Found:
+    """As `find`, for records of several sizes: from one to the next."""
+    view = memoryview(data)
+    unpack = struct.Struct(f"{order}Ii24xi").unpack_from  # sync, version and frequency
+    sizes = {freq: HEADER.itemsize + 8 * number for freq, number in channels.items() if number > 0}
+    offsets: list[int] = []
+    at, last = 0, len(view) - HEADER.itemsize
+    while at <= last:
+        sync, version, freq = unpack(view, at)
+        size = sizes.get(freq, 0)
+        if sync != SYNC or version != VERSION or not size:
+            header = np.frombuffer(data, HEADER.newbyteorder(order), 1, at)[0]
+            _check(header, channels, path, start + at)
+        if at + size > len(view):
             break
-        row = np.dtype([("header", dtype), ("data", f"V{8 * number}")])
-        headers = np.frombuffer(data, row, rows, at)["header"]
-        freqs = np.where((headers["freq"] >= 0) & (headers["freq"] < most), headers["freq"], most)
-        alike = (headers["sync"] == SYNC) & (headers["version"] == VERSION) & (counts[freqs] == number)
-        taken = rows if alike.all() else int(np.argmin(alike))
-        pieces.append(headers[:taken].astype(HEADER))
-        offsets.append(at + step * np.arange(taken, dtype=np.int64))
-        at += step * taken
-        look = look * 2 if taken == rows else _FIRST_LOOK
-    return Found(
-        np.concatenate(pieces) if pieces else np.empty(0, HEADER),
-        np.concatenate(offsets) if offsets else np.empty(0, np.int64),
-        at,
-        order,
-    )
+        offsets.append(at)
+        at += size
+    places = np.array(offsets, dtype=np.int64)
+    whole = np.frombuffer(data, np.uint8)
+    headers = np.empty(len(places), HEADER)
+    for first in range(0, len(places), _ROWS):  # an index for each byte takes room
+        some = places[first : first + _ROWS]
+        rows = whole[some[:, None] + np.arange(HEADER.itemsize)]
+        headers[first : first + _ROWS] = rows.reshape(-1).view(HEADER.newbyteorder(order))
+    return Found(headers, places, at, order)
 
 
-def _byte_order(sync: bytes, path: str, offset: int) -> str:
-    for order in "<>":
+def _byte_order(sync: bytes, path: str, offset: int) -> Order:
+    order: Order
+    for order in get_args(Order):
         if sync == np.array(SYNC, f"{order}u4").tobytes():
             return order
     if sync.isascii() and sync.decode().isprintable():
@@ -134,19 +156,18 @@ def _byte_order(sync: bytes, path: str, offset: int) -> str:
     raise FormatError(f"expected the sync word ff00ff00 at byte {offset}, found {sync.hex()}", path)
 
 
-def _channels_of(header: Any, channels: Mapping[int, int], path: str, offset: int) -> int:
+def _check(header: Any, channels: Mapping[int, int], path: str, offset: int) -> None:
+    """Say what is wrong with a header."""
     if header["sync"] != SYNC:
         raise FormatError(
             f"expected the sync word ff00ff00 at byte {offset}, found {header['sync']:08x}", path
         )
     if header["version"] != VERSION:
         raise FormatError(f"expected version 1 of a record at byte {offset}, found {header['version']}", path)
-    number = channels.get(int(header["freq"]))
-    if number is None or number < 1:
+    if channels.get(int(header["freq"]), 0) < 1:
         raise FormatError(
             f"the record at byte {offset} is of frequency {header['freq']}, which the job does not have", path
         )
-    return number
 
 
 # -- reading --------------------------------------------------------------------------------------
@@ -187,6 +208,9 @@ class Selection:
 class Visibilities:
     """The visibilities in one or more files, which are mapped into memory.
 
+    They are those that are there when this is made; `Follower` has those of a running job. A file that
+    is cut short while it is mapped ends the process, as with any mapped file.
+
     headers: an array of HEADER, one for each record. unfinished_bytes: what there is, at the ends of
     the files, of records that were not yet written in full.
     """
@@ -200,7 +224,7 @@ class Visibilities:
         self.job = job
         self.unfinished_bytes = 0
         self._maps: list[npt.NDArray[np.uint8]] = []
-        self._orders: list[str] = []
+        self._orders: list[Order] = []
         pieces, offsets, files = [np.empty(0, HEADER)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for index, path in enumerate(self.paths):
             size = os.path.getsize(path)
@@ -209,7 +233,7 @@ class Visibilities:
             found = find(data, self.channels, path)
             self.unfinished_bytes += len(data) - found.end
             self._maps.append(data)
-            self._orders.append(found.byte_order)
+            self._orders.append(found.byte_order or "<")
             pieces.append(found.headers)
             offsets.append(found.offsets)
             files.append(np.full(len(found.offsets), index))
