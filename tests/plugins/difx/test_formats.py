@@ -243,6 +243,30 @@ def test_an_error_says_where_and_what_was_expected(
     assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
 
 
+LARGE = [
+    " " * 50_000,
+    "a=" + " " * 50_000 + "x",
+    '"' * 50_000,
+    "a = " * 10_000,
+    "VEX_rev = 1.5;" + "a:" * 50_000 + ";",
+    "VEX_rev = 1.5;$A;" + "def b;" * 5_000,
+    "exper=a " * 10_000,
+    "Sat Nov 21 09:56:02 2026   0 vm  WEIGHTS" + " 1" * 30_000 + "\n",
+    "# COMMON SETTINGS ##!\n" + "X: y\n" * 5_000,
+    "9" * 50_000,
+]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("text", LARGE, ids=lambda text: text[:12])
+def test_large_nonsense_takes_no_long_time_nor_gives_a_long_error(text: str) -> None:
+    for kind in set(KINDS.values()):
+        try:
+            assert kind.parse(text).text() == text
+        except FormatError as error:
+            assert len(str(error)) < 500  # noqa: PT017 - either is well
+
+
 def test_an_item_may_not_be_missing_as_a_whole(data: Path) -> None:
     text = raw(data / "repo" / "example.calc").replace("SCAN 56", "SCAN 66")
     with pytest.raises(FormatError, match="expected item 57 of 57 scans, found 'SCAN 66 POINTS"):
@@ -398,6 +422,11 @@ def test_alerts_keep_odd_lines(data: Path) -> None:
     line = "Sat Nov 21 09:56:02 2026  -1 head Transient event received: x"
     log = DifxLog.parse(line + "\n")
     assert log.lines[0] == difxlog.Alert(log.lines[0].time, -1, "head", "", "Transient event received: x")
+
+
+def test_a_path_of_the_list_may_have_blanks() -> None:
+    jobs = JobList.parse("exper=A  vex=/data/my  exp/a.vex  pass=p\n")
+    assert jobs.header == (("exper", "A"), ("vex", "/data/my exp/a.vex"), ("pass", "p"))
 
 
 def test_the_list_of_jobs(data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import random
@@ -107,6 +108,19 @@ def test_a_job_has_visibilities_in_several_files(job: Path) -> None:
     assert [os.path.basename(one)[11:17] for one in read.paths] == ["075600", "075601", "075602"]
     np.testing.assert_allclose(np.diff(read.select("FD-OV", 0, "RR").mjd) * 86400, 0.5, atol=1e-4)
     assert len(read.spectra(range(48))) == 48
+
+
+def test_the_folder_of_a_job_is_beside_it_or_where_its_input_file_says(job: Path, tmp_path: Path) -> None:
+    read = Input.read(job / "tiny_1.input")
+    elsewhere = tmp_path / "scratch" / "tiny_1.difx"
+    named = dataclasses.replace(read, output_path=str(elsewhere))
+    assert vis.output_folder(job / "tiny_1", named) == str(job / "tiny_1.difx")
+    (job / "tiny_1.difx").rename(job / "moved.difx")
+    assert vis.output_folder(job / "tiny_1", read) == str(job / "tiny_1.difx")  # no such place here
+    elsewhere.parent.mkdir()  # where it will be
+    assert vis.output_folder(job / "tiny_1", named) == str(elsewhere)
+    here = dataclasses.replace(read, output_path="moved.difx")
+    assert vis.output_folder(job / "tiny_1.input", here) == str(job / "moved.difx")
 
 
 def records(rows: list[tuple[int, int]], order: str = "<") -> tuple[bytes, vis.Headers, list[Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mpiframe.errors import MpiframeError
 
+_LONGEST = 400
+
 
 class FormatError(MpiframeError, ValueError):
     """A file is not what its name says, or cannot be written with these values.
@@ -17,6 +19,8 @@ class FormatError(MpiframeError, ValueError):
     """
 
     def __init__(self, problem: str, path: str = "", line: int = 0) -> None:
+        if len(problem) > _LONGEST:  # what is quoted of a file may be no text at all
+            problem = f"{problem[: _LONGEST // 2]} ... {problem[-_LONGEST // 2 :]}"
         super().__init__(problem, path, line)  # all in args, so that it can be pickled
         self.problem = problem
         self.path = path

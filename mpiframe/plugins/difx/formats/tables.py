@@ -17,7 +17,6 @@ from mpiframe.plugins.difx.formats.text import TextFile, integer, lines_of, numb
 _T = TypeVar("_T")
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
-_PAIR = re.compile(r"(\w+)=(.*?)\s*(?=\s\w+=|$)")
 
 
 @dataclass(frozen=True)
@@ -241,10 +240,16 @@ class JobList(_Lines):
 
 
 def _pairs(line: str) -> tuple[tuple[str, str], ...]:
-    pairs = tuple((match[1], match[2]) for match in _PAIR.finditer(line))
-    if not pairs or not _PAIR.match(line):
-        raise ValueError("pairs")
-    return pairs
+    pairs: list[tuple[str, list[str]]] = []
+    for word in line.split():
+        name, equals, value = word.partition("=")
+        if equals and name.isidentifier():
+            pairs.append((name, [value]))
+        elif pairs:
+            pairs[-1][1].append(word)  # a path with blanks in it
+        else:
+            raise ValueError("a name and a value")
+    return tuple((name, " ".join(words)) for name, words in pairs)
 
 
 def _listed_job(line: str) -> ListedJob:

@@ -344,9 +344,16 @@ def input_path(job: str | os.PathLike[str]) -> str:
 
 
 def output_folder(job: str | os.PathLike[str], read: Input) -> str:
-    """The `.difx` folder of a job: beside its `.input` file, or else where that says."""
-    beside = os.path.splitext(input_path(job))[0] + ".difx"
-    return beside if os.path.isdir(beside) or not os.path.isdir(read.output_path) else read.output_path
+    """The `.difx` folder of a job: beside its `.input` file, or where that says, if either is there.
+
+    Before the job has begun it is where the file says, unless there is no such place on this machine.
+    """
+    stem = os.path.splitext(input_path(job))[0]
+    beside = f"{stem}.difx"
+    named = os.path.join(os.path.dirname(stem), read.output_path).rstrip("/")
+    if os.path.isdir(beside) or not os.path.isdir(os.path.dirname(named) or "."):
+        return beside
+    return named
 
 
 # -- writing --------------------------------------------------------------------------------------
