@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 
 from mpiframe.errors import MpiframeError
@@ -29,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pol", action="append", metavar="AB", help="only this product, as RR; repeat for more"
     )
     plot.add_argument("--source", type=int, metavar="N", help="only this source, by its index")
+    plot.add_argument("--follow", action="store_true", help="draw anew as the job runs, until Ctrl-C")
+    plot.add_argument(
+        "--every",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="no more often than this with --follow (default: %(default)s)",
+    )
     plot.add_argument("-o", dest="output", metavar="FILE", help="the picture (default: JOB.A-B.png)")
 
 
@@ -36,18 +45,22 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options say, and return the exit status: 1 with a message if that failed."""
     from mpiframe.plugins.difx import plot
 
+    chosen = {"freqs": options.freq, "polarisations": options.pol, "source": options.source}
     try:
-        path = plot.plot_job(
-            options.job,
-            options.baseline,
-            options.output,
-            freqs=options.freq,
-            polarisations=options.pol,
-            source=options.source,
+        if not options.follow:
+            print(plot.plot_job(options.job, options.baseline, options.output, **chosen))
+            return 0
+        pictures = plot.follow_job(
+            options.job, options.baseline, options.output, every_seconds=options.every, **chosen
         )
+        with contextlib.closing(pictures):
+            for number, path in enumerate(pictures):
+                if number == 0:
+                    print(path, flush=True)
     except (MpiframeError, KeyError, OSError, ValueError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         print(f"mpiframe difx plot: {message}", file=sys.stderr)
         return _FAILED
-    print(path)
+    except KeyboardInterrupt:  # how one ends following
+        pass
     return 0

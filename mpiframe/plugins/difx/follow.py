@@ -6,8 +6,9 @@ a network file system gives no such word; for these it looks again after `rechec
 
 from __future__ import annotations
 
+import contextlib
 import os
-import threading
+import queue
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,8 +89,8 @@ class Follower:
         self.recheck_seconds = recheck_seconds
         self._channels = self.job.channel_counts()
         self._places: dict[str, _Place] = {}
-        self._changed = threading.Condition()
-        self._news = True  # what is there already
+        # A condition would not do: Ctrl-C while one is waited for can leave its lock in disorder.
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopped = False
         self._observer = Observer()
         self._watch: ObservedWatch | None = None
@@ -104,11 +105,10 @@ class Follower:
 
     def stop(self) -> None:
         """End the following, from any thread: what was written before is still handed out."""
-        with self._changed:
-            if self._stopped:
-                return
-            self._stopped = True
-            self._changed.notify_all()
+        if self._stopped:
+            return
+        self._stopped = True
+        self._news.put(None)
         self._observer.stop()
         self._observer.join()
 
@@ -134,9 +134,11 @@ class Follower:
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
-            with self._changed:
-                stopped = self._stopped
-                self._news = False  # before looking: what comes from here on is for the next time
+            stopped = self._stopped
+            # Before looking: what comes from here on is for the next time.
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._news.get_nowait()
             found = self._look(stopped)
             if found or stopped:
                 return found
@@ -145,8 +147,9 @@ class Follower:
                 left = min(left, deadline - time.monotonic())
                 if left <= 0:
                     return []
-            with self._changed:
-                self._changed.wait_for(lambda: self._news or self._stopped, left)
+            if not self._stopped:
+                with contextlib.suppress(queue.Empty):
+                    self._news.get(timeout=left)
 
     # -- the files --
 
@@ -228,6 +231,5 @@ class Follower:
     def _happened(self, event: FileSystemEvent) -> None:
         paths = [os.fsdecode(path) for path in (event.src_path, event.dest_path) if path]
         if any(path == self.folder or os.path.dirname(path) == self.folder for path in paths):
-            with self._changed:
-                self._news = True
-                self._changed.notify_all()
+            if self._news.empty():  # one word is enough
+                self._news.put(None)

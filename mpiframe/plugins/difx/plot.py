@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import math
 import os
+import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpiframe.plugins.difx.follow import RECHECK_SECONDS, Follower
 from mpiframe.plugins.difx.formats import dates
 from mpiframe.plugins.difx.formats.calc_file import Calc
 from mpiframe.plugins.difx.formats.errors import FormatError
+from mpiframe.plugins.difx.formats.input_file import Input, Product
 from mpiframe.plugins.difx.formats.visibilities import Visibilities, input_path, telescopes_of
+from mpiframe.plugins.difx.monitor import Monitor, Update
 from mpiframe.plugins.difx.spectra import (
     Complexes,
     Floats,
@@ -24,6 +32,8 @@ from mpiframe.plugins.difx.spectra import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+EVERY_SECONDS = 2.0
 
 _COLOURS = {"RR": "#0b5fa5", "LL": "#c2410c", "RL": "#6b9bc3", "LR": "#e3a27e"}
 _MORE_COLOURS = ["#0b5fa5", "#c2410c", "#2e7d32", "#6a3d9a"]
@@ -67,8 +77,105 @@ def plot_job(
     figure = plot_baseline(
         visibilities, number, freqs=freqs, polarisations=polarisations, source=source, title=_title(job)
     )
-    figure.savefig(output, dpi=_DPI)
-    return os.fspath(output)
+    return _save(figure, output)
+
+
+def follow_job(
+    job: str | os.PathLike[str],
+    baseline: str | None = None,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    freqs: list[int] | None = None,
+    polarisations: list[str] | None = None,
+    source: int | None = None,
+    every_seconds: float = EVERY_SECONDS,
+    recheck_seconds: float = RECHECK_SECONDS,
+) -> Generator[str, None, None]:
+    """Draw the picture anew as a job runs, and give its path each time; goes on until it is closed.
+
+    Arguments and errors as for `plot_job`; the job may not have begun. Not more often than
+    `every_seconds`. source: default the one that is observed at the time.
+    """
+    with Follower(job, recheck_seconds=recheck_seconds) as follower:
+        number = _promised(follower.job, follower.products, baseline)
+        name = "-".join(follower.job.telescopes[index].name for index in telescopes_of(number))
+        if output is None:
+            output = f"{os.path.splitext(input_path(job))[0]}.{name}.png"
+        wanted = [
+            index
+            for index, one in enumerate(follower.products)
+            if one.baseline == number
+            and (freqs is None or one.freq in freqs)
+            and (polarisations is None or one.polarisations in polarisations)
+        ]
+        if not wanted:
+            raise FormatError(f"there are no such visibilities of baseline {name}")
+        monitor = Monitor(follower.job, wanted)
+        latest: dict[int, Update] = {}
+        count, drawn = 0, -math.inf
+        due = False
+        while True:
+            left = max(0.0, drawn + every_seconds - time.monotonic()) if due else None
+            for batch in follower.read(left):
+                for update in monitor.take(batch):
+                    if source is None or update.source == source:
+                        anew = latest and next(iter(latest.values())).source != update.source
+                        if batch.restarted or anew:
+                            latest, count = {}, 0
+                        count += update.id == wanted[0]
+                        latest[update.id] = update
+                        due = True
+            if due and time.monotonic() >= drawn + every_seconds:
+                figure = _figure(
+                    list(map(_band_of, latest.values())), f"{_title(job)}   {name}", _now(latest, count)
+                )
+                drawn, due = time.monotonic(), False
+                yield _save(figure, output)
+
+
+def _promised(job: Input, products: list[Product], baseline: str | None) -> int:
+    """The number of a baseline of a job that may not have begun."""
+    names = {
+        "-".join(job.telescopes[index].name for index in one.telescopes).upper(): one.baseline
+        for one in products
+        if all(index < len(job.telescopes) for index in one.telescopes)
+    }
+    if not names:
+        raise FormatError("the job has no baselines")
+    if baseline is None:
+        return next(iter(names.values()))  # those between two telescopes come first
+    if baseline.upper() not in names:
+        raise KeyError(f"there is no baseline {baseline!r}, only {', '.join(names)}")
+    return names[baseline.upper()]
+
+
+def _band_of(update: Update) -> _Band:
+    product = update.product
+    return _Band(product.freq, product.polarisations, update.mhz, update.mean, update.mean_lags)
+
+
+def _now(latest: dict[int, Update], count: int) -> str:
+    last = max(latest.values(), key=lambda one: (one.mjd, one.seconds))
+    moment = dates.moment_of(last.mjd + last.seconds / 86400.0)
+    return f"until {moment:%Y-%m-%d %H:%M:%S} UTC, {count} integrations, last weight {last.weight:.2f}"
+
+
+def _save(figure: Figure, output: str | os.PathLike[str]) -> str:
+    """Write the picture, so that at no time there is half of one."""
+    path = os.fspath(output)
+    form = os.path.splitext(path)[1].removeprefix(".") or "png"
+    content = io.BytesIO()
+    figure.savefig(content, format=form, dpi=_DPI)
+    scratch = f"{path}.part"
+    try:
+        with open(scratch, "wb") as file:
+            file.write(content.getvalue())
+        os.replace(scratch, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(scratch)
+        raise
+    return path
 
 
 def plot_baseline(
@@ -81,18 +188,24 @@ def plot_baseline(
     title: str = "",
 ) -> Figure:
     """The picture as a figure of matplotlib. Raises as `plot_job` does."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise FormatError("plots need matplotlib: pip install 'mpiframe[difx]'") from None
-
     number = _choose(visibilities, baseline)
     bands = _bands(visibilities, number, freqs, polarisations, source)
     name = visibilities.baseline_name(number)
     if not bands:
         raise FormatError(f"there are no such visibilities of baseline {name}")
+    return _figure(bands, f"{title}   {name}", _summary(visibilities, number))
+
+
+def _figure(bands: list[_Band], title: str, summary: str) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise FormatError("plots need matplotlib: pip install 'mpiframe[difx]'") from None
+
+    # The crossed hands first, so that they lie below.
+    bands = sorted(bands, key=lambda one: (-len(set(one.polarisations)), one.polarisations, one.freq))
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-    figure.suptitle("\n".join(filter(None, [f"{title}   {name}".strip(), _summary(visibilities, number)])))
+    figure.suptitle(f"{title.strip()}\n{summary}")
     amplitude, phase, lag = figure.subplots(3, 1, height_ratios=(3, 2.2, 3))
     phase.sharex(amplitude)
     colours = _colours(bands)
@@ -142,8 +255,7 @@ def _bands(
             band = visibilities.job.freqs[freq]
             lags = lag_spectrum(mean, band.bandwidth_mhz)
             found.append(_Band(freq, pair, frequencies_mhz(band, len(mean)), mean, lags))
-    # The crossed hands first, so that they lie below.
-    return sorted(found, key=lambda one: (-len(set(one.polarisations)), one.polarisations, one.freq))
+    return found
 
 
 def _colours(bands: list[_Band]) -> dict[str, str]:

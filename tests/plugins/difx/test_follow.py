@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mpiframe.plugins.difx import follow
+from mpiframe.plugins.difx import follow, plot
 from mpiframe.plugins.difx.follow import Batch, Follower
 from mpiframe.plugins.difx.formats import FormatError, Input
 from mpiframe.plugins.difx.formats.visibilities import Visibilities, file_name
@@ -43,6 +47,14 @@ def follower(job: Path, folder: Path) -> Iterator[Follower]:
     with Follower(job / "tiny_1.input", recheck_seconds=LONG) as made:
         yield made
     assert not [one for one in threading.enumerate() if "inotify" in one.name.lower() and one.is_alive()]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until it holds, or fail."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def gather(follower: Follower, number: int) -> list[Batch]:
@@ -90,10 +102,7 @@ def test_a_reader_that_waits_is_woken(follower: Follower, folder: Path, whole: b
     folder.mkdir()
     (folder / NAME).write_bytes(whole)
     (folder / file_name(60022, 75602)).write_bytes(whole[:RECORD])
-    deadline = time.monotonic() + WAIT
-    while sum(got) < 49 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert sum(got) == 49
+    wait_for(lambda: sum(got) >= 49)
     follower.stop()
     reader.join(WAIT)
     assert not reader.is_alive()
@@ -226,3 +235,61 @@ def test_a_mean_begins_anew_with_the_job_and_bad_weights_do_not_count(data: Path
         worthless["weight"] = bad
         (after,) = monitor.take(Batch("x", worthless, tuple(read.spectra([24]))))
         np.testing.assert_array_equal(after.mean, update.mean)
+
+
+# -- the picture of a running job -----------------------------------------------------------------
+
+
+def test_the_picture_is_drawn_anew_as_the_job_runs(job: Path, folder: Path, whole: bytes) -> None:
+    pictures = plot.follow_job(job / "tiny_1", "fd-ov", every_seconds=0, recheck_seconds=LONG)
+    with contextlib.closing(pictures):
+        got: list[bytes] = []
+
+        def draw() -> None:
+            for path in pictures:
+                got.append(Path(path).read_bytes())
+                if len(got) == 2:
+                    return
+
+        drawer = threading.Thread(target=draw)
+        drawer.start()
+        folder.mkdir()
+        with (folder / NAME).open("wb", buffering=0) as out:
+            out.write(whole[: 12 * RECORD])
+            wait_for(lambda: len(got) == 1)
+            out.write(whole[12 * RECORD : 24 * RECORD])
+            drawer.join(WAIT)
+    assert len(set(got)) == 2
+    assert (job / "tiny_1.FD-OV.png").read_bytes() == got[1]
+    assert not list(job.glob("*.part"))
+
+
+def test_following_ends_with_ctrl_c(job: Path, folder: Path, whole: bytes, tmp_path: Path) -> None:
+    out = tmp_path / "live.png"
+    command = [
+        sys.executable,
+        "-m",
+        "mpiframe",
+        "difx",
+        "plot",
+        str(job / "tiny_1"),
+        "--follow",
+        "-o",
+        str(out),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        folder.mkdir()
+        (folder / NAME).write_bytes(whole)
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == str(out)
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=WAIT)
+    assert (process.returncode, rest, errors) == (0, "", "")
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_job_will_not_have_is_not_waited_for(job: Path, folder: Path) -> None:
+    with pytest.raises(KeyError, match="there is no baseline 'FD-HN', only FD-OV, FD-FD, OV-OV"):
+        next(plot.follow_job(job / "tiny_1", "FD-HN"))
+    with pytest.raises(FormatError, match="there are no such visibilities of baseline FD-OV"):
+        next(plot.follow_job(job / "tiny_1", polarisations=["XX"]))
