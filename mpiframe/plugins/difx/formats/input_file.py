@@ -321,11 +321,11 @@ class NetworkPort(Record):
     """Where a datastream that comes over the network arrives; the window in KB, negative: the default."""
 
     port: str
-    tcp_window_kb: int
+    tcp_window_kb: int | None = None
 
     LINES = (
         Line("port", "PORT NUM {0}", TEXT),
-        Line("tcp_window_kb", "TCP WINDOW (KB) {0}", INTEGER),
+        Line("tcp_window_kb", "TCP WINDOW (KB) {0}", INTEGER, optional=True),
     )
 
 
