@@ -30,6 +30,8 @@ setup(
         # Tokens in CouchDB; cryptography opens the passwords that PiCaS' own configuration encrypts;
         # defusedxml reads what the archive's stager answers.
         "grid": ["httpx", "PyYAML", "cryptography", "defusedxml"],
+        # Plots of visibilities, and word of new ones as their file grows.
+        "difx": ["matplotlib", "watchdog"],
         # CASA's tasks and tools, for servers that are to run them; casatasks forgets to ask for six.
         "casa": ["casatools", "casatasks", "six"],
         # What the benchmarks compare with; the last needs casa.

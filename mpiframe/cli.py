@@ -14,10 +14,11 @@ from collections.abc import Sequence
 
 from mpiframe import __version__, doctor, launcher
 from mpiframe.errors import WorldError
+from mpiframe.plugins.difx import command_line as difx
 
 _USAGE_STATUS = 2  # what argparse uses for a wrong command line
 
-SUBCOMMANDS = ("run", "doctor", "-h", "--help", "--version")
+SUBCOMMANDS = ("run", "doctor", "difx", "-h", "--help", "--version")
 """What `python -m mpiframe` takes for its own, and not for the script that it is to run."""
 
 _CASAMPI = "mpiframe.compat.casampi"
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.subcommand == "doctor":
             return doctor.main(options.mpiexec)
+        if options.subcommand == "difx":
+            return difx.run(options)
         return _run(options)
     except WorldError as error:
         print(f"mpiframe {options.subcommand}: {error}", file=sys.stderr)
@@ -91,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"mpiframe {__version__}")
-    commands = parser.add_subparsers(dest="subcommand", required=True, metavar="run|doctor")
+    commands = parser.add_subparsers(dest="subcommand", required=True, metavar="run|doctor|difx")
     run = commands.add_parser(
         "run",
         usage="mpiframe run -n N [options] script.py|-m module [arguments ...]",
@@ -140,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_mpiexec(check)
+    difx.add_arguments(commands.add_parser("difx", help="jobs of the DiFX correlator", allow_abbrev=False))
     return parser
 
 
