@@ -107,7 +107,7 @@ def _download(link: Connection, job: str, name: str, file: IO[bytes], progress: 
                 if start and (answer.status_code != 206 or whole != size):
                     raise TransferError(f"job {job}: {name} changed while it was fetched")
                 size = whole
-                for piece in answer.iter_raw(PIECE_BYTES):
+                for piece in answer.iter_raw():  # as it comes: what has come when it breaks off is kept
                     file.write(piece)
                     if progress is not None:
                         progress(name, file.tell(), size)

@@ -56,6 +56,7 @@ class Authority:
     def __init__(self, folder: Path, name: str = "CA") -> None:
         self.folder = folder
         self.subject = _name(name)
+        self._hosts: dict[str, tuple[Path, Path]] = {}
         self._key = rsa.generate_private_key(65537, 2048)
         self._certificate = (
             _builder(self.subject, self.subject, self._key, 30)
@@ -82,9 +83,12 @@ class Authority:
         return certificates
 
     def host(self, name: str = "localhost") -> tuple[Path, Path]:
-        """A certificate and key for a server on the loopback."""
+        """A certificate and key for a server on the loopback; the same ones when asked again."""
+        if name in self._hosts:
+            return self._hosts[name]
         names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        return self._issue("host", name, 20, x509.SubjectAlternativeName(names))
+        self._hosts[name] = self._issue(f"host-{name}", name, 20, x509.SubjectAlternativeName(names))
+        return self._hosts[name]
 
     def user(self, name: str = "user", days: float = 20) -> tuple[Path, Path]:
         """A certificate and key of a person, valid for so many days; negative: expired."""

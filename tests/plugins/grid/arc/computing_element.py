@@ -245,11 +245,19 @@ class Relay:
                 outer.close()
                 continue
             inner.settimeout(None)
-            for one, other in ((outer, inner), (inner, outer)):
-                threading.Thread(target=_carry, args=(one, other), daemon=True).start()
+            threading.Thread(target=_carry, args=(outer, inner), daemon=True).start()
 
 
-def _carry(source: socket.socket, sink: socket.socket) -> None:
+def _carry(outer: socket.socket, inner: socket.socket) -> None:
+    """Both ways, until one side ends."""
+    with outer, inner:
+        back = threading.Thread(target=_copy, args=(inner, outer), daemon=True)
+        back.start()
+        _copy(outer, inner)
+        back.join()
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while block := source.recv(1 << 16):
             sink.sendall(block)
