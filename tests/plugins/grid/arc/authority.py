@@ -1,15 +1,18 @@
-"""Certificates for tests: an authority of our own, hosts, users, and proxies as grid users have them."""
+"""Certificates for tests: an authority of our own, hosts, users, proxies and tokens as on the grid."""
 
 from __future__ import annotations
 
+import base64
 import datetime
 import ipaddress
+import json
 import subprocess
+import time
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
 _PROXY_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
@@ -116,6 +119,29 @@ class Authority:
         _secret(path, pem + user.public_bytes(serialization.Encoding.PEM))
         return path
 
+    def issuer(self, folder: Path, url: str) -> None:
+        """What an issuer of tokens at `url` has to show: how it is called, and its key."""
+        numbers = self._key.public_key().public_numbers()
+        key = {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": "k1"}
+        for name, number in (("n", numbers.n), ("e", numbers.e)):
+            key[name] = _base64(number.to_bytes((number.bit_length() + 7) // 8, "big"))
+        known = {"issuer": url, "jwks_uri": f"{url}/jwks"}
+        (folder / ".well-known").mkdir(parents=True)
+        (folder / ".well-known" / "openid-configuration").write_text(json.dumps(known))
+        (folder / "jwks").write_text(json.dumps({"keys": [key]}))
+
+    def token(self, subject: str, issuer: str, seconds: float = 3600) -> str:
+        """A token after WLCG's profile, signed by this authority as that issuer."""
+        now = int(time.time())
+        claims = {"sub": subject, "iss": issuer, "aud": "https://wlcg.cern.ch/jwt/v1/any", "wlcg.ver": "1.0"}
+        times = {"iat": now - 60, "nbf": now - 60, "exp": int(now + seconds), "jti": str(time.time_ns())}
+        scope = {"scope": "compute.create compute.read compute.modify compute.cancel"}
+        header = {"alg": "RS256", "typ": "JWT", "kid": "k1"}
+        parts = [_base64(json.dumps(one).encode()) for one in (header, {**claims, **times, **scope})]
+        signed = ".".join(parts)
+        signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
+        return f"{signed}.{_base64(signature)}"
+
     def _issue(self, stem: str, name: str, days: float, more: x509.ExtensionType | None) -> tuple[Path, Path]:
         key = rsa.generate_private_key(65537, 2048)
         builder = _builder(_name(name), self.subject, key, days)
@@ -127,6 +153,10 @@ class Authority:
         paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         _secret(paths[1], _pem(key))
         return paths
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def slashes(name: x509.Name) -> str:

@@ -16,6 +16,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -26,6 +27,10 @@ from tests.plugins.grid.arc.authority import Authority
 START = "/usr/share/arc/arc-arex-start"
 START_WS = "/usr/share/arc/arc-arex-ws-start"
 _INSIDE = 20443
+_STORE = 20444
+STORE = f"https://localhost:{_STORE}"
+"""As seen by the element: files of `store`, for whoever has a certificate or a proxy of the authority."""
+ISSUER = f"{STORE}/issuer"
 _START_SECONDS = 60.0
 _CLEAN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 """Jobs inherit what the element was started with."""
@@ -41,8 +46,14 @@ x509_cert_dir = {certificates}
 [authgroup:tests]
 subject = {subject}
 
+[authgroup:tokens]
+authtokens = user {issuer} * * *
+
 [mapping]
 map_to_user = tests nobody:nogroup
+map_to_user = tokens nobody:nogroup
+
+[authtokens]
 
 [lrms]
 lrms = fork
@@ -62,6 +73,7 @@ tmpdir = {folder}/tmp
 
 [arex/data-staging]
 logfile = {folder}/log/staging.log
+maxtransfertries = 1
 
 [arex/ws]
 wsurl = https://localhost:{port}/arex
@@ -70,6 +82,7 @@ logfile = {folder}/log/arex-ws.log
 
 [arex/ws/jobs]
 allowaccess = tests
+allowaccess = tokens
 
 [infosys]
 logfile = {folder}/log/infosys.log
@@ -85,11 +98,17 @@ _BOX = """\
 set -e
 ip link set lo up
 mount -t tmpfs tmpfs /run
+# It looks up issuers of tokens with the machine's authorities, whatever is configured.
+for place in /etc/grid-security/certificates /etc/ssl/certs; do
+    mount --bind {folder}/ca/certificates $place
+done
 export ARC_CONFIG={folder}/arc.conf TMPDIR={folder}/tmp
+cd {folder}/store
+{python} {store} {store_port} {host_cert} {host_key} {authority} </dev/null >>{folder}/log/store.out 2>&1 &
 {start} -f </dev/null >>{folder}/log/arex.out 2>&1 &
 {start_ws} -f </dev/null >>{folder}/log/arex-ws.out 2>&1 &
 wait -n
-echo "one of the two services has ended" >>{folder}/log/arex.out
+echo "one of the services has ended" >>{folder}/log/arex.out
 """
 
 
@@ -110,11 +129,12 @@ class ComputingElement:
         """Both services, until the web service answers."""
         folder = self.folder
         folder.chmod(0o755)
-        for name in ("control", "session", "rte", "run", "log", "tmp"):
+        for name in ("control", "session", "rte", "run", "log", "tmp", "store"):
             (folder / name).mkdir()
         (folder / "tmp").chmod(0o1777)
         host_cert, host_key = self.authority.host()
         self.certificate, self.key = self.authority.user()
+        self.authority.issuer(folder / "store" / "issuer", ISSUER)
         (folder / "arc.conf").write_text(
             _CONF.format(
                 folder=folder,
@@ -123,6 +143,7 @@ class ComputingElement:
                 certificates=self.authority.make_folder(),
                 subject=self.authority.subject_of("user"),
                 port=_INSIDE,
+                issuer=ISSUER,
             )
         )
         # Without it the service computes one of 4096 bits, which takes a core for minutes.
@@ -131,7 +152,17 @@ class ComputingElement:
              "-out", str(folder / "control" / "dhparam.pem")],
             check=True, capture_output=True, timeout=30,
         )  # fmt: skip
-        script = _BOX.format(folder=folder, start=START, start_ws=START_WS)
+        script = _BOX.format(
+            folder=folder,
+            start=START,
+            start_ws=START_WS,
+            python=sys.executable,
+            store=Path(__file__).with_name("store.py"),
+            store_port=_STORE,
+            host_cert=host_cert,
+            host_key=host_key,
+            authority=self.authority.file,
+        )
         box = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._box = subprocess.Popen(
             [*box, "bash", "-c", script],
