@@ -29,6 +29,7 @@ from mpiframe.plugins.grid.arc.errors import (
     ArcDown,
     ArcError,
     ArcRefused,
+    CredentialError,
     DescriptionError,
     JobNotFound,
     TransferError,
@@ -338,7 +339,13 @@ class ComputingElement:
             headers = {"X-Token-Delegation": f"Bearer {self._link.credentials.bearer()}"}
             params = {"action": "new", "type": "jwt"}
             answer = self._link.request("POST", "/delegations", (200, 201), params=params, headers=headers)
-            return _last_part(answer.headers.get("Location", ""))
+            delegation = _last_part(answer.headers.get("Location", ""))
+            if b"CERTIFICATE REQUEST" in answer.content:
+                self.remove_delegation(delegation)
+                raise CredentialError(
+                    f"{self.url} does not take tokens to act for us, only proxies: use a certificate"
+                )
+            return delegation
         answer = self._link.request("POST", "/delegations", (201,), params={"action": "new"})
         delegation = _last_part(answer.headers.get("Location", ""))
         self._give(delegation, answer.content, seconds)

@@ -244,7 +244,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             element.delegations[made] = token.encode()
             # The real one of Debian has its query in it.
             place = f"/arex/rest/1.0/delegations?action=new/{made}"
-            return self._send(201, b"" if token else element.csr, headers={"Location": place})
+            takes_tokens = token and element.version != "1.0"
+            return self._send(201, b"" if takes_tokens else element.csr, headers={"Location": place})
         if name not in element.delegations:
             return self._send(404, b"", reason="No such delegation")
         if self.command == "PUT":

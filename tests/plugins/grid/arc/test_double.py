@@ -111,11 +111,22 @@ def test_what_reads_elsewhere_is_delegated(double: Double, element: ComputingEle
 def test_a_token_is_sent_and_delegated(
     double: Double, authority: Authority, connect: Callable[..., ComputingElement]
 ) -> None:
+    double.version = "1.1"
     element = connect(Credentials(token="abc", authorities=str(authority.file)))
     element.submit(JobDescription("/bin/x"), delegate=True)
     assert {headers.get("Authorization") for _, _, headers in double.requests} == {"Bearer abc"}
     assert double.delegations == {"d0": b"Bearer abc"}
     assert not [path for _, path, _ in double.requests if "abc" in path]
+
+
+def test_an_element_that_wants_a_proxy_for_a_token_is_told_of(
+    double: Double, authority: Authority, connect: Callable[..., ComputingElement]
+) -> None:
+    double.csr = request(version_3=True)
+    element = connect(Credentials(token="abc", authorities=str(authority.file)))
+    with pytest.raises(CredentialError, match="does not take tokens to act for us, only proxies"):
+        element.submit(JobDescription("/bin/x"), delegate=True)
+    assert (double.jobs, double.delegations) == ({}, {})
 
 
 def test_texts_are_taken_as_they_are(double: Double, element: ComputingElement, run_sh: Path) -> None:

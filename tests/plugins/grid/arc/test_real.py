@@ -109,11 +109,6 @@ def ran(
             JobDescription("/bin/cat", stdin="in", inputs={"in": f"{STORE}/far.dat"}, stdout="out")
         )
         ids["nowhere"] = other.submit(JobDescription("/bin/cat", inputs={"in": f"{STORE}/nowhere.dat"}))
-    token = Credentials(token=real.authority.token("user", ISSUER), authorities=user.authorities)
-    with ComputingElement(real.url, token) as other:
-        ids["by token"] = other.submit(failing)
-        assert other.jobs() == [ids["by token"]]
-        other.describe(ids["by token"])
     element.cancel(ids["unfed"])
     seen: list[ArcState] = []
 
@@ -189,6 +184,27 @@ def test_what_acts_for_us_has_a_delegation(ran: Ran, element: ComputingElement) 
     assert len(found) >= 2
     for delegation in found:
         element.renew_delegation(delegation)
+
+
+def test_a_token_is_as_good_as_a_certificate(real: RealElement, user: Credentials, ran: Ran) -> None:
+    token = real.authority.token("user", ISSUER)
+    with ComputingElement(real.url, Credentials(token=token, authorities=user.authorities)) as made:
+        assert made.jobs() == []  # those of the certificate are another's
+        job = made.submit(JobDescription("/bin/echo", ["by token"]))
+        assert (
+            made.wait(job, timeout_seconds=120, longest_poll_seconds=4)[0].check().owner == f"{ISSUER}/user"
+        )
+        assert made.read(job, "stdout.txt") == b"by token\n"
+        if made.version == "1.0":
+            with pytest.raises(CredentialError, match="only proxies"):
+                made.delegate()
+        assert made.delegations() == []
+    head, _, signature = token.rpartition(".")
+    forged = f"{head}.{signature[:10]}{'A' * (len(signature) - 10)}"
+    for wrong in (forged, real.authority.token("stranger", ISSUER)):
+        bad = Credentials(token=wrong, authorities=user.authorities)
+        with ComputingElement(real.url, bad) as made, pytest.raises(CredentialError, match="this token"):
+            made.jobs()
 
 
 def test_what_is_cleaned_is_gone(ran: Ran, element: ComputingElement) -> None:
