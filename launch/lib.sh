@@ -45,6 +45,21 @@ npm_tool() {
     echo "$program"
 }
 
+# install_arc: the distribution's ARC computing element, which the tests start for themselves.
+install_arc() {
+    local packages="nordugrid-arc-arex nordugrid-arc-client nordugrid-arc-plugins-arcrest"
+    packages+=" nordugrid-arc-plugins-needed nordugrid-arc-plugins-internal openssl iproute2"
+    dpkg -s $packages >/dev/null 2>&1 && return
+    say "installing the distribution's ARC"
+    # Its own services are not for us: they listen on all addresses, and would be started at once.
+    [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' | as_root tee /usr/sbin/policy-rc.d >/dev/null &&
+        as_root chmod 755 /usr/sbin/policy-rc.d && local made=yes; } || die "that takes root"
+    local failed=0
+    apt_install $packages || failed=1
+    [ "${made:-}" != yes ] || as_root rm -f /usr/sbin/policy-rc.d
+    [ $failed = 0 ] || die "that takes apt-get and root"
+}
+
 # find_python: prints the path of a Python that will do; MPIFRAME_PYTHON names one.
 find_python() {
     local name
