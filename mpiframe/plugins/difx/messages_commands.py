@@ -1,7 +1,7 @@
 """DiFX's messages as commands and events of the DiFX plugin; a mixin for it.
 
 difx = client.plugin("difx", target=1, interface="eth1")
-difx.subscribe(print)                      # events: ("message", Message)
+difx.subscribe(print)                      # called with (server, ("message", Message))
 difx.messages_hear(["DifxStatusMessage"])  # chosen at the server: what nobody wants does not travel
 difx.messages_send(Stop(input), identifier="job_1", process=0)
 """

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpiframe.plugins.base import Context, command
+from mpiframe.plugins.grid.arc.commands import ArcCommands
 from mpiframe.plugins.grid.claims import Claims
 from mpiframe.plugins.grid.couchdb import Database
 from mpiframe.plugins.grid.credentials import Credentials
@@ -37,7 +38,7 @@ class GridOptions:
     verify: bool | str = True
 
 
-class Grid(MigCommands, StorageCommands):
+class Grid(ArcCommands, MigCommands, StorageCommands):
     """Tokens, pilots and storage from a server."""
 
     name = "grid"
@@ -53,6 +54,7 @@ class Grid(MigCommands, StorageCommands):
     def stop(self) -> None:
         """End what pilots have started and what is being waited for, and close the connections."""
         self.stop_storage()
+        self.arc_close()
         for key in list(self._crews):
             self.pilot_end(key)
         if self._database is not None:

@@ -7,9 +7,9 @@ with ComputingElement("https://ce.example.org/arex") as element:
     print(element.wait(job)[0].check(), element.read(job, "stdout.txt"))
 """
 
-from mpiframe.plugins.grid.arc.credentials import Credentials
+from typing import TYPE_CHECKING, Any
+
 from mpiframe.plugins.grid.arc.description import JobDescription
-from mpiframe.plugins.grid.arc.element import ComputingElement
 from mpiframe.plugins.grid.arc.errors import (
     ArcDown,
     ArcError,
@@ -22,6 +22,10 @@ from mpiframe.plugins.grid.arc.errors import (
     TransferError,
 )
 from mpiframe.plugins.grid.arc.states import ArcState, JobInfo
+
+if TYPE_CHECKING:
+    from mpiframe.plugins.grid.arc.credentials import Credentials
+    from mpiframe.plugins.grid.arc.element import ComputingElement
 
 __all__ = [
     "ArcDown",
@@ -39,3 +43,14 @@ __all__ = [
     "NoSuchFile",
     "TransferError",
 ]
+
+# Late: the grid plugin has these commands on servers that never send a job anywhere.
+_LATE = {"ComputingElement": "element", "Credentials": "credentials"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)

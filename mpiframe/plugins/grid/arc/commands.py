@@ -12,11 +12,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from mpiframe.plugins.base import Context, command
 from mpiframe.plugins.grid.arc.description import JobDescription
-from mpiframe.plugins.grid.arc.element import ComputingElement
 from mpiframe.plugins.grid.arc.states import ArcState, JobInfo
+
+if TYPE_CHECKING:
+    from mpiframe.plugins.grid.arc.element import ComputingElement
 
 _END_SECONDS = 5.0
 
@@ -118,6 +121,8 @@ class ArcCommands:
         self._arc_elements = None
 
     def _arc(self, url: str) -> ComputingElement:
+        from mpiframe.plugins.grid.arc.element import ComputingElement  # late: it needs httpx
+
         if self._arc_elements is None:
             self._arc_elements, self._arc_waits = {}, []
         if url not in self._arc_elements:

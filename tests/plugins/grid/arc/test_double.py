@@ -47,20 +47,23 @@ def test_a_jobs_life(
     assert element.version == version
     assert element.jobs() == []
     (tmp_path / "in.dat").write_bytes(BYTES)
+    (tmp_path / "empty").touch()
     seen: list[tuple[str, int, int]] = []
     job = element.submit(
-        JobDescription("run.sh", inputs={"run.sh": run_sh, "in.dat": tmp_path / "in.dat"}),
+        JobDescription(
+            "run.sh", inputs={"run.sh": run_sh, "a/e": tmp_path / "empty", "in.dat": tmp_path / "in.dat"}
+        ),
         progress=lambda *what: seen.append(what),
     )
     assert element.jobs() == [job]
-    assert double.jobs[job].files == {"run.sh": run_sh.read_bytes(), "in.dat": BYTES}
+    assert double.jobs[job].files == {"run.sh": run_sh.read_bytes(), "a/e": b"", "in.dat": BYTES}
     assert seen[-1] == ("in.dat", len(BYTES), len(BYTES))
     changes: list[tuple[str, ArcState]] = []
     [info] = element.wait(job, on_change=lambda *what: changes.append(what), **QUICK)
     assert [state for _, state in changes] == [ArcState.ACCEPTED, ArcState.RUNNING, ArcState.FINISHED]
     assert info.check() is info
     double.jobs[job].files |= {"sub/x/y": b"deep", "sub/z": b"", "a b%ü#?": b"odd"}
-    assert element.files(job) == ["a b%ü#?", "in.dat", "run.sh", "sub/x/y", "sub/z"]
+    assert element.files(job) == ["a b%ü#?", "a/e", "in.dat", "run.sh", "sub/x/y", "sub/z"]
     assert element.files(job, "sub/x") == ["sub/x/y"]
     assert element.read(job, "a b%ü#?") == b"odd"
     assert element.get(job, "in.dat", tmp_path / "back.dat") == len(BYTES)
