@@ -535,6 +535,7 @@ SOCKET_READERS = {
     ("launcher.supervise", "_next_signal"),
     ("plugins.scheduler.local", "__init__"),  # JSON
     ("plugins.scheduler.local_server", "_serve"),  # JSON, once the secret was shown
+    ("plugins.difx.multicast", "_run"),  # XML
 }
 OVER_MPI = {("group_comm", "sendrecv"), ("group", "_up_the_tree")}
 """Functions that call a method of such a name on a communicator."""
@@ -582,6 +583,7 @@ def test_who_reads_sockets_is_known_and_undoes_no_pickle() -> None:
         "launcher/orders",
         "plugins/scheduler/local",
         "plugins/scheduler/local_server",
+        "plugins/difx/multicast",
     ],
 )
 def test_modules_of_sockets_do_not_even_import_what_could_undo_a_pickle(module: str) -> None:
