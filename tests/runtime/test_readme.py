@@ -35,7 +35,7 @@ def test_the_map_with_a_journal(launcher) -> None:
 
 
 def test_the_script_for_mpi4casa(launcher) -> None:
-    _, _, example, _ = blocks("python")
+    example = blocks("python")[2]
     # CASA is not here, so a stand-in has the name of its task.
     task = "client.push_command_request('def tclean(**given): print(given)', True, [1, 2, 3])"
     example = example.replace("client.start_services()\n", f"client.start_services()\n{task}\n")
@@ -45,7 +45,7 @@ def test_the_script_for_mpi4casa(launcher) -> None:
 
 
 def test_the_jobs(tmp_path: Path) -> None:
-    *_, example = blocks("python")
+    example = blocks("python")[3]
     # On this machine's own queue, which is there everywhere.
     (tmp_path / "jobs.py").write_text(example.replace("Queue()  ", 'Queue("local")'))
     env = os.environ | {"PYTHONPATH": str(ROOT), "MPIFRAME_SCHEDULER_STATE": str(tmp_path / "state")}
