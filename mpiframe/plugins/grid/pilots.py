@@ -65,6 +65,10 @@ class GridFace:
             raise AttributeError(name)
         return getattr(self._proxy, name)
 
+    def on(self, rank: int) -> GridFace:
+        """The same on one of its servers."""
+        return GridFace(self._proxy.on(rank))
+
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *dir(self._proxy)})
 

@@ -249,3 +249,34 @@ def test_the_example_without_a_server_for_tokens(
     assert shutil.which("pouchdb-server", path=os.defpath) is None
     ended = launcher.run([str(EXAMPLE)], 2, env=env).expect(1)
     assert "npm install --ignore-scripts pouchdb-server" in ended.stderr
+
+
+def test_what_the_readme_shows(launcher: Any, surroundings: dict[str, str], couch: Any) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = [one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "grid.pilot(" in one]
+    assert "https://couch.example.org:6984" in example
+    example = example.replace("https://couch.example.org:6984", couch.host_url)
+    example = example.replace('"mydb"', repr(surroundings["PICAS_DB"]))
+    said = launcher.run(example, 3, env=surroundings).expect(0).stdout.splitlines()
+    assert said[0].startswith("5 done, 0 in error; ")
+    assert said[1] == "{'todo': 0, 'locked': 0, 'done': 5, 'error': 0}"
+
+
+WRONG = """
+import mpiframe
+from mpiframe.plugins.grid import NotAllowed
+
+with mpiframe.Client() as client:
+    grid = client.plugin("grid", token_type="t")
+    try:
+        grid.pilot(run=abs)
+    except mpiframe.CommandError as error:
+        assert isinstance(error.__cause__, NotAllowed), repr(error.__cause__)
+        print(error)
+"""
+
+
+def test_a_wrong_password(launcher: Any, surroundings: dict[str, str]) -> None:
+    ended = launcher.run(WRONG, 3, env=surroundings | {"PICAS_USR_PWD": "hush-hush"}).expect(0)
+    assert "the password is wrong" in ended.stdout
+    assert "hush-hush" not in ended.said
