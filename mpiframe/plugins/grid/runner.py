@@ -362,12 +362,17 @@ def _alarm(seconds: float | None) -> Iterator[None]:
 
 
 def _code_of(error: BaseException) -> int:
-    """The exit code of an exception: its own, if it says so, else 1."""
+    """The exit code of an exception: its own or its cause's, if they say so, else 1."""
     if isinstance(error, SystemExit):
         code = error.code
         return code if isinstance(code, int) else 0 if code is None else 1
-    code = getattr(error, "exit_code", None)
-    return int(code) if isinstance(code, int) and code else 1
+    cause: BaseException | None = error
+    while cause is not None:
+        code = getattr(cause, "exit_code", None)
+        if isinstance(code, int) and code:
+            return int(code)
+        cause = cause.__cause__
+    return 1
 
 
 def _answer_of(path: str, code: int) -> _Outcome:
