@@ -89,6 +89,8 @@ class Crew:
         self._report = PilotReport()
         self._begun = time.monotonic()
         self._free: deque[int] = deque()
+        self._unprepared: list[int] = []  # because the database was away just then
+        self._prepared = False
         self._under_way: dict[Any, _Sent] = {}
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._pool: deque[dict[str, Any]] = deque()  # claimed, and not begun
@@ -111,9 +113,9 @@ class Crew:
 
     def run(self) -> PilotReport:
         """Until there are no more."""
-        for rank in self._proxy.ranks:
-            self._send(rank, "prepare")
         try:
+            for rank in self._proxy.ranks:
+                self._send(rank, "prepare")
             while not self._is_over():
                 self._hand_out()
                 self._take_one(self._patience())
@@ -133,7 +135,7 @@ class Crew:
             self._report.stopped = self._why_stop()
         if self._report.stopped:
             return not self._under_way
-        if not self._free and not self._under_way:
+        if not self._free and not self._under_way and not self._unprepared:
             raise PilotError(
                 f"no server is left; what they had comes back after {self._settings.lease_seconds:g} s"
             )
@@ -159,6 +161,8 @@ class Crew:
         if self._pool and time.monotonic() - self._pool_since > self._settings.lease_seconds / 2:
             self._release(list(self._pool), "", counted=False)  # before their lease runs out
             self._pool.clear()
+        while self._unprepared and not self._is_dry():
+            self._send(self._unprepared.pop(), "prepare")
         while self._free:
             if self._chores:
                 self._send(self._free.popleft(), *self._chores.popleft())
@@ -285,7 +289,9 @@ class Crew:
             self._failing_since, self._wait = None, _FIRST_WAIT_SECONDS
             if sent.what == "run":
                 self._after_run(sent.rank, value)
-            elif sent.what != "prepare":
+            elif sent.what == "prepare":
+                self._prepared = True
+            else:
                 getattr(self, f"_after_{sent.what}")(value)
 
     def _lost(self, sent: _Sent) -> None:
@@ -313,12 +319,22 @@ class Crew:
             doc = sent.payload
             self._counts[LOCKED] -= 1
             words = str(cause or error)
+            if isinstance(cause, KeyboardInterrupt):  # by somebody else's `client.interrupt`
+                self._note(sent.rank, TokenRun(doc["_id"], RETURNED, 0, 0.0, "interrupted"))
+                self._counts[TODO] += 1
+                self._more_to_claim()
+                return
             self._note(sent.rank, TokenRun(doc["_id"], UNSAVED, 1, 0.0, words))
             if not isinstance(cause, PilotError):  # which says where the result is
                 self._release([doc], words.splitlines()[0] if words else "it failed")
             return
         if not isinstance(cause, DatabaseDown):
             raise error
+        if sent.what == "prepare":
+            if not self._prepared:
+                raise DatabaseDown(str(cause)) from error
+            self._free.remove(sent.rank)
+            self._unprepared.append(sent.rank)
         now = time.monotonic()
         self._failing_since = self._failing_since or now
         if now - self._failing_since > _PATIENCE_SECONDS:

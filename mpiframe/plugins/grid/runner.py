@@ -267,7 +267,7 @@ class Runner:
         if outcome.returned:
             self._give_back(token, outcome.returned)
             return TokenRun(token.id, RETURNED, 0, seconds, outcome.returned)
-        changes = {name: value for name, value in token._changes().items() if name not in _OWN}
+        changes = {name: value for name, value in token.changes().items() if name not in _OWN}
         fields = {**changes, **outcome.fields, "result": outcome.result}
         try:
             json.dumps(fields, default=plain, allow_nan=False)

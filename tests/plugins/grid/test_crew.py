@@ -73,7 +73,7 @@ class Server:
             world.calls[what] = world.calls.get(what, 0) + 1
             try:
                 value = call()
-            except (DatabaseDown, PilotError) as error:
+            except (DatabaseDown, PilotError, KeyboardInterrupt) as error:
                 raise CommandError("remote") from error
             if rank in world.dead:
                 raise ServerLost(f"server {rank} is lost")
@@ -82,7 +82,10 @@ class Server:
         return world.pool.submit(serve)
 
     def _prepare(self, settings: Any, work: Any) -> None:
-        pass
+        faults = self._world.faults.get("prepare")
+        if faults and (fault := faults.pop(0)):
+            time.sleep(0.1)  # after the answers of the others
+            raise fault
 
     def _claim(self, count: int) -> Any:
         world = self._world
@@ -127,6 +130,8 @@ class Server:
             if fault == "die":
                 world.dead.add(self._rank)
                 return TokenRun(id, "done", 0, 0.0)
+            if isinstance(fault, KeyboardInterrupt):  # as `Runner` does
+                self._release({id: doc["claim"]}, True, "")
             raise fault
         with world.lock:
             assert world.claims[id] == doc["claim"]
@@ -186,6 +191,28 @@ def test_a_database_that_is_down_is_asked_again_and_one_that_stays_so_is_told(
     world.faults = {"claim": DatabaseDown("away for good")}
     with pytest.raises(DatabaseDown, match="away for good"):
         crew(world).run()
+
+
+def test_a_server_that_comes_while_the_database_is_away_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mpiframe.plugins.grid.crew._FIRST_WAIT_SECONDS", 0.01)
+    world = World(2, 50, seconds=0.005)
+    world.faults = {"prepare": [None, DatabaseDown("away")]}
+    report = crew(world).run()
+    assert report.done == 50
+    assert world.calls["prepare"] == 3
+    world = World(2, 5)
+    world.faults = {"prepare": [DatabaseDown("away"), DatabaseDown("away")]}
+    with pytest.raises(DatabaseDown, match="away"):
+        crew(world).run()
+
+
+def test_somebody_elses_interrupt_gives_a_token_back() -> None:
+    world = World(2, 20, seconds=0.002)
+    world.faults = {"t_0004": KeyboardInterrupt()}
+    report = crew(world).run()
+    assert (report.done, report.count("returned")) == (20, 1)
 
 
 def test_a_result_that_was_not_saved_is_told_and_the_token_stays_locked() -> None:
