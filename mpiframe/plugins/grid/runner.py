@@ -83,8 +83,9 @@ class Runner:
     ----------
     work: see `Work`. A program finds its token's id in $TOKEN, the token in the file $TOKEN_FILE as JSON, and
         may write a result as JSON to $TOKEN_RESULT; $NAMES in its arguments are the variables that it gets.
-    max_token_seconds: how long one token may take.
-    isolate: run the function in a process of its own, which can be ended whatever it does. Its token belongs
+    max_token_seconds: how long one token may take. A function here is stopped by an exception, which waits
+        for C code to return (as heartbeats do, if that holds the interpreter); what is isolated always ends.
+    isolate: run the function in a process of its own, which ends whatever it does. Its token belongs
         to no database there; its changes and its result come back.
     attach: patterns; files of these names that a program, or an isolated function, leaves in its folder
         become attachments, beside what it printed (logs_out, logs_err).

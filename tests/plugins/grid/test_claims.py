@@ -38,7 +38,7 @@ def later(database: Database, seconds: float, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("round_", range(10 if LONG else 1))
 def test_many_claimers_get_each_token_once(database: Database, round_: int) -> None:
-    claimers, count = (16, 500) if LONG else (8, 120)
+    claimers, count = (16, 500) if LONG else (8, 80)
     fill(database, count)
     got: list[str] = []
     started = threading.Barrier(claimers)
