@@ -21,6 +21,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
 
+def block(word: str) -> str:
+    """The example in which this word stands."""
+    (found,) = [text for text in blocks("python") if word in text]
+    return found
+
+
 def test_the_five_lines(launcher) -> None:
     example, *_ = blocks("python")
     assert len(example.splitlines()) == 5
@@ -28,14 +34,14 @@ def test_the_five_lines(launcher) -> None:
 
 
 def test_the_map_with_a_journal(launcher) -> None:
-    _, example, *_ = blocks("python")
+    example = block("journal=")
     before = "import mpiframe\nclient = mpiframe.Client()\nfit, stars = abs, range(-5, 0)\n"
     script = before + example.replace("    ...", "    print(result)")
     assert launcher.run(script, 3).expect(0).stdout == "5\n4\n3\n2\n1\n"
 
 
 def test_the_script_for_mpi4casa(launcher) -> None:
-    example = blocks("python")[2]
+    example = block("MPICommandClient")
     # CASA is not here, so a stand-in has the name of its task.
     task = "client.push_command_request('def tclean(**given): print(given)', True, [1, 2, 3])"
     example = example.replace("client.start_services()\n", f"client.start_services()\n{task}\n")
@@ -45,7 +51,7 @@ def test_the_script_for_mpi4casa(launcher) -> None:
 
 
 def test_the_jobs(tmp_path: Path) -> None:
-    example = blocks("python")[3]
+    example = block("Queue()")
     # On this machine's own queue, which is there everywhere.
     (tmp_path / "jobs.py").write_text(example.replace("Queue()  ", 'Queue("local")'))
     env = os.environ | {"PYTHONPATH": str(ROOT), "MPIFRAME_SCHEDULER_STATE": str(tmp_path / "state")}

@@ -63,7 +63,7 @@ class Guard:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", path, str(self._kill_seconds)],
                     stdin=subprocess.PIPE,
-                    env=scrub_environment(os.environ, purpose="child"),
+                    env=environment({}),
                     start_new_session=True,
                 )
             assert self._process.stdin is not None

@@ -34,6 +34,7 @@ from mpiframe.plugins.grid.views import ERROR, LOCKED, TODO, category
 LEASE_SECONDS = 600.0
 MAX_RETURNS = 10
 _WINDOW = 200  # rows of the view from which claimers choose at random, so that they seldom meet
+_AT_LEAST = 5  # documents that are looked at for each claim, should some not be there to be claimed
 _ROUNDS = 20
 _SLACK_SECONDS = 2.0  # the server's clock is known to a second
 _PATIENCE_SECONDS = 3600.0
@@ -93,25 +94,28 @@ class Claims:
         Raises NotFound if there is no such view, DatabaseDown.
         """
         claimed: list[Token] = []
+        seen: set[str] = set()  # ours, and those that the view lists though they are not to be claimed
         try:
             for _ in range(_ROUNDS):
-                rows = self.database.view(
-                    self._design, self._view, limit=max(_WINDOW, 2 * count), reduce=False
-                )
-                ids = sorted({row.id for row in rows} - {one.id for one in claimed})
+                limit = max(_WINDOW, 2 * count) + len(seen)
+                rows = self.database.view(self._design, self._view, limit=limit, reduce=False)
+                ids = sorted({row.id for row in rows} - seen)
                 if not ids or len(claimed) >= count:
                     break
-                wanted = random.sample(ids, min(len(ids), count - len(claimed)))
-                claimed += self._lock(self.database.get_many(wanted).values())
+                wanted = random.sample(ids, min(len(ids), max(_AT_LEAST, count - len(claimed))))
+                docs = [doc for doc in self.database.get_many(wanted).values() if category(doc) == TODO]
+                seen.update(set(wanted) - {doc["_id"] for doc in docs})
+                claimed += self._lock(docs[: count - len(claimed)])
+                seen.update(one.id for one in claimed)
         except BaseException:
             self._let_go(claimed)
             raise
         return claimed
 
     def _lock(self, docs: Iterable[dict[str, Any]]) -> list[Token]:
-        """Lock those that are still to be done; a row of the view may be old."""
+        """Lock these, as they are; one that was changed since is left to whoever did."""
         now = self.database.now()
-        tokens = [Token.of(doc, self.database) for doc in docs if category(doc) == TODO]
+        tokens = [Token.of(doc, self.database) for doc in docs]
         for token in tokens:
             token.update(
                 lock=int(now),
@@ -161,10 +165,15 @@ class Claims:
 
         counted: it counts towards max_returns. Raises DatabaseDown.
         """
+        return self._release(claims, counted, reason, lambda _: True)
+
+    def _release(
+        self, claims: Mapping[str, str], counted: bool, reason: str, when: Callable[[Any], bool]
+    ) -> list[str]:
         left, given = dict(claims), []
         for _ in range(_ROUNDS):
             docs = self.database.get_many(sorted(left))
-            ours = [doc for id, doc in docs.items() if _is_ours(doc, left[id])]
+            ours = [doc for id, doc in docs.items() if _is_ours(doc, left[id]) and when(doc)]
             saved = self.database.put_many([self._returned(doc, counted, reason) for doc in ours])
             given += [one.id for one in saved if one.rev]
             left = {one.id: left[one.id] for one in saved if not one.rev}
@@ -177,7 +186,8 @@ class Claims:
         rows = self.database.view(self.token_type, LOCKED, include_docs=True, reduce=False)
         now = self.database.now()
         expired = {row.doc["_id"]: row.doc["claim"] for row in rows if row.doc and _has_expired(row.doc, now)}
-        return self.release(expired, reason="its lease ran out")
+        # Looked at again before it is done: a heartbeat may have come meanwhile.
+        return self._release(expired, True, "its lease ran out", lambda doc: _has_expired(doc, now))
 
     def recover(self, known: Iterable[str]) -> list[str]:
         """Give back what this session has claimed and does not know of, because the answer got lost."""

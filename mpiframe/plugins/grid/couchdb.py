@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import email.utils
 import json
+import os
+import ssl
 import threading
 import time
 import weakref
@@ -282,7 +284,7 @@ class Database:
                     method, self._url(path), params=params, content=data, headers=given, timeout=timeout
                 )
             except (errors.ConnectError, errors.ConnectTimeout) as error:  # nothing was sent
-                if last or content is not None:
+                if last or content is not None or "CERTIFICATE" in str(error):
                     raise self._down(method, path, error) from None
             except errors.TransportError as error:
                 if last or not safe:
@@ -304,7 +306,7 @@ class Database:
                 loopback = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
                 self._client = library.Client(
                     auth=library.BasicAuth(who.user, who.password.reveal()) if who.user else None,
-                    verify=self._verify,
+                    verify=_authorities(self._verify),
                     timeout=self._timeout,
                     limits=library.Limits(keepalive_expiry=_IDLE_SECONDS),
                     trust_env=not loopback,  # a site's proxy is not to be asked for this host
@@ -370,6 +372,16 @@ def _of_length(content: Iterable[bytes], length: int, name: str) -> Iterator[byt
 
 def _rebuilt(name: str, credentials: Credentials, verify: bool | str, timeout_seconds: float) -> Database:
     return Database(name, None, credentials, verify=verify, timeout_seconds=timeout_seconds)
+
+
+def _authorities(verify: bool | str) -> bool | ssl.SSLContext:
+    if isinstance(verify, bool):
+        return verify
+    try:
+        found = os.path.isdir(verify)
+        return ssl.create_default_context(cafile=None if found else verify, capath=verify if found else None)
+    except OSError as error:
+        raise CredentialsError(f"the authorities {verify} cannot be read: {error}") from None
 
 
 def _path(id: str) -> str:

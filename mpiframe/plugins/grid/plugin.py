@@ -15,9 +15,10 @@ from mpiframe.plugins.grid.arc.commands import ArcCommands
 from mpiframe.plugins.grid.claims import Claims
 from mpiframe.plugins.grid.couchdb import Database
 from mpiframe.plugins.grid.credentials import Credentials
+from mpiframe.plugins.grid.crew import PilotSettings
 from mpiframe.plugins.grid.errors import PilotError, TokenError
 from mpiframe.plugins.grid.mig.commands import MigCommands
-from mpiframe.plugins.grid.pilots import GridFace, PilotSettings
+from mpiframe.plugins.grid.pilots import GridFace
 from mpiframe.plugins.grid.runner import Runner, TokenRun, Work
 from mpiframe.plugins.grid.storage_commands import StorageCommands
 from mpiframe.plugins.grid.token_list import TokenList

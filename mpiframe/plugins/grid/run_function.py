@@ -25,7 +25,7 @@ def main(path: str) -> int:
             sys.path[:] = pickle.load(file)
             function, token = pickle.load(file)
         answer["result"] = function(token)
-        answer["fields"] = token._changes()
+        answer["fields"] = token.changes()
     except SystemExit as error:
         code = error.code
         answer["code"] = code if isinstance(code, int) else 0 if code is None else 1

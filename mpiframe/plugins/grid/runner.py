@@ -83,8 +83,9 @@ class Runner:
     ----------
     work: see `Work`. A program finds its token's id in $TOKEN, the token in the file $TOKEN_FILE as JSON, and
         may write a result as JSON to $TOKEN_RESULT; $NAMES in its arguments are the variables that it gets.
-    max_token_seconds: how long one token may take.
-    isolate: run the function in a process of its own, which can be ended whatever it does. Its token belongs
+    max_token_seconds: how long one token may take. A function here is stopped by an exception, which waits
+        for C code to return (as heartbeats do, if that holds the interpreter); what is isolated always ends.
+    isolate: run the function in a process of its own, which ends whatever it does. Its token belongs
         to no database there; its changes and its result come back.
     attach: patterns; files of these names that a program, or an isolated function, leaves in its folder
         become attachments, beside what it printed (logs_out, logs_err).
@@ -267,7 +268,7 @@ class Runner:
         if outcome.returned:
             self._give_back(token, outcome.returned)
             return TokenRun(token.id, RETURNED, 0, seconds, outcome.returned)
-        changes = {name: value for name, value in token._changes().items() if name not in _OWN}
+        changes = {name: value for name, value in token.changes().items() if name not in _OWN}
         fields = {**changes, **outcome.fields, "result": outcome.result}
         try:
             json.dumps(fields, default=plain, allow_nan=False)
@@ -362,12 +363,17 @@ def _alarm(seconds: float | None) -> Iterator[None]:
 
 
 def _code_of(error: BaseException) -> int:
-    """The exit code of an exception: its own, if it says so, else 1."""
+    """The exit code of an exception: its own or its cause's, if they say so, else 1."""
     if isinstance(error, SystemExit):
         code = error.code
         return code if isinstance(code, int) else 0 if code is None else 1
-    code = getattr(error, "exit_code", None)
-    return int(code) if isinstance(code, int) and code else 1
+    cause: BaseException | None = error
+    while cause is not None:
+        code = getattr(cause, "exit_code", None)
+        if isinstance(code, int) and code:
+            return int(code)
+        cause = cause.__cause__
+    return 1
 
 
 def _answer_of(path: str, code: int) -> _Outcome:

@@ -232,6 +232,10 @@ class Token(dict[str, Any]):
                 self[_ATTACHMENTS][name] = stub(one["content_type"], len(content), digest, rev)
         self._base = copy.deepcopy(dict(self))
 
+    def changes(self) -> dict[str, Any]:
+        """The fields that differ from what the database had, as far as we know; None for one that is gone."""
+        return {name: None if value is _GONE else value for name, value in self._changes().items()}
+
     def _changes(self) -> dict[str, Any]:
         """Fields that differ from what the database had; those that are gone with the value `_GONE`."""
         names = {name for name in (*self, *self._base) if name not in ("_rev", "_id", _ATTACHMENTS)}

@@ -28,6 +28,8 @@ from mpiframe.plugins.grid.couchdb import Database
 LONG = bool(os.environ.get("MPIFRAME_TEST_GRID"))
 START_SECONDS = 30.0
 
+collect_ignore = [] if LONG else ["test_pilots_long.py"]
+
 
 class CouchServer:
     """One server on a free port of this host, with its files in a folder of its own."""

@@ -126,7 +126,7 @@ def test_one_that_breaks_off_leaves_no_part(double: int, tmp_path: Path) -> None
 
 
 def test_a_large_one_on_the_real_server(database: Database, tmp_path: Path) -> None:
-    content = os.urandom(1 << 20) * (100 if LONG else 8)
+    content = os.urandom(1 << 20) * (40 if LONG else 8)
     (tmp_path / "large").write_bytes(content)
     token = Token("t", "large", database)
     token.attach(tmp_path / "large")

@@ -38,7 +38,7 @@ def later(database: Database, seconds: float, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("round_", range(10 if LONG else 1))
 def test_many_claimers_get_each_token_once(database: Database, round_: int) -> None:
-    claimers, count = (16, 500) if LONG else (8, 120)
+    claimers, count = (16, 500) if LONG else (8, 80)
     fill(database, count)
     got: list[str] = []
     started = threading.Barrier(claimers)
@@ -104,6 +104,43 @@ def test_a_lease_that_ran_out_and_one_that_was_renewed(
     assert (doc["lock"], doc["scrub_count"], doc["returned"]) == (0, 1, "its lease ran out")
     assert database.get(alive.id)["status"] == "running"
     assert [one.id for one in claims.claim(5)] == [dead.id]
+
+
+def test_a_heartbeat_that_comes_at_the_last_moment_counts(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database, 1)
+    claims, other = (
+        claims_on(database),
+        claims_on(Database(database.name, database.url, database.credentials)),
+    )
+    (token,) = claims.claim()
+    later(database, LEASE + 5, monkeypatch)
+    later(other.database, LEASE + 5, monkeypatch)
+    view = other.database.view
+
+    def beaten(*args: Any, **params: Any) -> Any:
+        rows = view(*args, **params)
+        assert claims.beat(token)
+        return rows
+
+    monkeypatch.setattr(other.database, "view", beaten)
+    assert other.reclaim() == []
+    assert database.get(token.id)["claim"] == token["claim"]
+    other.database.close()
+
+
+def test_a_view_that_lists_more_than_can_be_claimed(database: Database) -> None:
+    tokens = fill(database, 60)
+    for one in tokens[:57]:
+        one["lock"] = 5
+    tokens.save()
+    code = "function (doc) { if (doc.type === 't') { emit(doc._id, 1); } }"
+    database.put({"_id": "_design/all", "views": {"all": {"map": code}}})
+    claims = Claims(database, "t", "all/all")
+    assert len(claims.claim(1)) == 1
+    assert len(claims.claim(5)) == 2
+    assert claims.claim(5) == []
 
 
 def test_what_others_have_locked_is_left_alone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

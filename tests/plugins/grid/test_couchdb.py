@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import pickle
+import socket
+import ssl
 import threading
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mpiframe.plugins.grid import AttachmentError, Conflict, Credentials, DatabaseDown, NotAllowed, NotFound
+from mpiframe.plugins.grid import (
+    AttachmentError,
+    Conflict,
+    Credentials,
+    CredentialsError,
+    DatabaseDown,
+    NotAllowed,
+    NotFound,
+)
 from mpiframe.plugins.grid.couchdb import Database
 
 MAP = "function(doc) { if (doc.n !== undefined) { emit(doc.n, doc.n * doc.n); } }"
@@ -148,5 +161,56 @@ def test_an_attachment_of_another_length_than_announced(database: Database) -> N
 
 
 def test_where_nothing_names_the_server() -> None:
-    with pytest.raises(Exception, match="no url is given"):
+    with pytest.raises(CredentialsError, match="no url is given"):
         Database("x", None, Credentials("u", "p"))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def expired(tmp_path: Path) -> Iterator[tuple[int, str]]:
+    """The port of a TLS server whose certificate has expired, and its file; a double that says nothing."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "localhost")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime.datetime(2020, 1, 1))
+        .not_valid_after(datetime.datetime(2020, 2, 1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "both.pem").write_bytes(private + made.public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "both.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True):
+                        pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listening.getsockname()[1], str(tmp_path / "both.pem")
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_a_certificate_that_has_expired(expired: tuple[int, str]) -> None:
+    port, authority = expired
+    other = Database("x", f"https://u:hush-hush@localhost:{port}", verify=authority)
+    with pytest.raises(DatabaseDown, match="certificate has expired") as caught:
+        other.get("a")
+    assert "hush-hush" not in str(caught.value)
+    with pytest.raises(CredentialsError, match="/not/there cannot be read"):
+        Database("x", "https://u:p@localhost:1", verify="/not/there").get("a")

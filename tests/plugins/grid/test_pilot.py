@@ -54,11 +54,12 @@ def of(tokens: TokenList, number: int = 0) -> dict[str, Any]:
 
 
 def test_a_function_of_the_token(database: Database) -> None:
-    tokens = fill(database, 5)
+    tokens = fill(database, 5, gone=1)
     told = []
 
     def work(token: Token) -> Any:
         token["seen"] = True
+        del token["gone"]
         token.attach(b"x" * token["n"], "x.bin")
         return {"mean": np.float64(token["n"]), "list": np.arange(2)}
 
@@ -69,6 +70,7 @@ def test_a_function_of_the_token(database: Database) -> None:
     assert (doc["result"], doc["seen"], doc["status"], doc["output"], doc["exit_code"]) == (
         {"mean": 3.0, "list": [0, 1]}, True, "done", 0, 0
     )  # fmt: skip
+    assert doc["gone"] is None
     assert doc["_attachments"]["x.bin"]["length"] == 3
     assert tokens.overview()["done"] == 5
     assert str(report).startswith("5 done, 0 in error; ")

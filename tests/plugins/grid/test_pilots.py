@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ with mpiframe.Client() as client:
 def test_two_of_four_servers_are_killed_with_tokens_in_their_hands(
     launcher: Any, surroundings: dict[str, str], database: Database, tmp_path: Path
 ) -> None:
-    count = 500 if LONG else 120
+    count = 500 if LONG else 80
     tokens = fill(database, count)
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
@@ -213,7 +214,7 @@ def test_a_world_that_is_ended_gives_back_what_runs(
     world = launcher.start(TERMINATED, 2, env=surroundings)
     while not list(world.folder.glob("token-*/begun")) and world.process.poll() is None:
         assert world.process.returncode is None, world.said()
-        os.sched_yield()
+        time.sleep(0.01)
     world.process.terminate()
     assert world.wait(60).status != 0
     tokens.fetch()
@@ -249,3 +250,34 @@ def test_the_example_without_a_server_for_tokens(
     assert shutil.which("pouchdb-server", path=os.defpath) is None
     ended = launcher.run([str(EXAMPLE)], 2, env=env).expect(1)
     assert "npm install --ignore-scripts pouchdb-server" in ended.stderr
+
+
+def test_what_the_readme_shows(launcher: Any, surroundings: dict[str, str], couch: Any) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = [one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "grid.pilot(" in one]
+    assert "https://couch.example.org:6984" in example
+    example = example.replace("https://couch.example.org:6984", couch.host_url)
+    example = example.replace('"mydb"', repr(surroundings["PICAS_DB"]))
+    said = launcher.run(example, 3, env=surroundings).expect(0).stdout.splitlines()
+    assert said[0].startswith("5 done, 0 in error; ")
+    assert said[1] == "{'todo': 0, 'locked': 0, 'done': 5, 'error': 0}"
+
+
+WRONG = """
+import mpiframe
+from mpiframe.plugins.grid import NotAllowed
+
+with mpiframe.Client() as client:
+    grid = client.plugin("grid", token_type="t")
+    try:
+        grid.pilot(run=abs)
+    except mpiframe.CommandError as error:
+        assert isinstance(error.__cause__, NotAllowed), repr(error.__cause__)
+        print(error)
+"""
+
+
+def test_a_wrong_password(launcher: Any, surroundings: dict[str, str]) -> None:
+    ended = launcher.run(WRONG, 3, env=surroundings | {"PICAS_USR_PWD": "hush-hush"}).expect(0)
+    assert "the password is wrong" in ended.stdout
+    assert "hush-hush" not in ended.said
