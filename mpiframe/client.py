@@ -679,13 +679,17 @@ class Client(concurrent.futures.Executor):
             loop.closing = True
         for rank in list(transport.peers):
             loop.say(rank, (int(Down.STOP),))
-        held = {rank for rank in self._world.servers if loop.dispatcher.running(rank) is not None}
-        others = set(self._world.servers) - held
+        held = self._held()
         pressed = False
         try:
+            if held:  # a command that was called off may need a moment to end
+                loop.wait(lambda: not self._held(), min(limit, self._world.config.grace))
+                held = self._held()
+            others = set(self._world.servers) - held
             ended = loop.wait(lambda: loop.stopped >= others and not transport.sending(), limit)
         except KeyboardInterrupt:
             ended, pressed = False, True
+            others = set(self._world.servers) - held
         for rank in held:
             loop.give_up(rank, "The client was closed while its command went on")
         loop.stop()
@@ -700,6 +704,10 @@ class Client(concurrent.futures.Executor):
         if pressed:
             raise KeyboardInterrupt
         return unwritten
+
+    def _held(self) -> set[int]:
+        """The servers that are on a command."""
+        return {rank for rank in self._world.servers if self._loop.dispatcher.running(rank) is not None}
 
     def _raise_unseen(self) -> None:
         unseen = [r for r in self._loop.requests.values() if r.error is not None]

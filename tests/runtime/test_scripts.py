@@ -185,6 +185,19 @@ DEATHS = {
 }
 
 
+def test_a_command_that_was_cancelled_may_end_in_order_before_the_run_does(launcher: Any) -> None:
+    body = """
+import pathlib, time
+long = "open('begun', 'w').close()\\ntry:\\n    time.sleep(60)\\nfinally:\\n    time.sleep(0.3)"
+id = client.push(f"import os, time\\nos.chdir({os.getcwd()!r})\\n" + long, target=1)
+while not os.path.exists("begun"):
+    time.sleep(0.01)
+assert client.cancel(id)
+client.close()
+"""
+    assert launcher.run(world(body)).expect(0).stderr == ""
+
+
 @pytest.mark.parametrize("how", DEATHS)
 def test_a_server_that_dies_is_an_error(launcher: Any, how: str) -> None:
     """The whole job may end with it; what it must not do is hang, or look like success."""
