@@ -39,7 +39,11 @@ npm_tool() {
         say "installing $2 into $1" >&2
         mkdir -p "$folder"
         # What its packages would run at their installation is for fetching and compiling; it works without.
-        npm install --prefix "$folder" --ignore-scripts --no-audit --no-fund --loglevel=error "$2" >&2 || return 1
+        # Node.js trusts the system's certificates only where it is told to; and it would try for half an hour.
+        local roots=/etc/ssl/certs/ca-certificates.crt
+        [ -n "${NODE_EXTRA_CA_CERTS:-}" ] || ! [ -e $roots ] || export NODE_EXTRA_CA_CERTS=$roots
+        timeout 300 npm install --prefix "$folder" --ignore-scripts --no-audit --no-fund --loglevel=error \
+            --fetch-retries=1 "$2" >&2 || return 1
         echo "$2" >"$folder/.package"
     fi
     echo "$program"

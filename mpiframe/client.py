@@ -13,41 +13,28 @@ ClientLoop -> answers.decode -> Request -> Response, or the Future's result
 
 from __future__ import annotations
 
-import atexit
 import concurrent.futures
 import itertools
 import logging
-import os
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpiframe import doorbell, recovery
-from mpiframe.answers import CommandFuture, Holder, place, response, shorten
+from mpiframe import doorbell
+from mpiframe.answers import CommandFuture, place, response, shorten
 from mpiframe.client_loop import ClientLoop
-from mpiframe.commands import CommandEncoder, Encoded
-from mpiframe.config import unknown_settings
 from mpiframe.errors import (
     CommandArgumentError,
-    CommandError,
     CommandTimeout,
-    JournalError,
-    MpiframeError,
     RequestError,
     WorldError,
 )
-from mpiframe.hearing import Hearing
 from mpiframe.mapping import Items, MapRun
-from mpiframe.messages import Down, Request, Response, ServerInfo, Status, WorldFacts
-from mpiframe.output import Printer
+from mpiframe.messages import Request, Response, ServerInfo, WorldFacts
 from mpiframe.plugins.base import Plugin
-from mpiframe.process import finalize_and_exit, leave, serve_and_leave
 from mpiframe.proxy import Proxy, load_plugin
-from mpiframe.recovery import POLICIES, Recovery
+from mpiframe.session import Session, current_session
 from mpiframe.targets import Target, each, places, resolve
 from mpiframe.views import ServerTable, View
-from mpiframe.world import CLIENT, open_world
 
 if TYPE_CHECKING:
     from mpiframe.recording import Recorder
@@ -56,15 +43,14 @@ log = logging.getLogger("mpiframe")
 
 _NOTHING: Any = object()  # where None is a value like any other
 
-_client: Client | None = None
-
 
 def current_client() -> Client | None:
     """The client of this process, open or closed, if there was one."""
-    return _client
+    session = current_session()
+    return session if isinstance(session, Client) else None
 
 
-class Client(concurrent.futures.Executor):
+class Client(Session, concurrent.futures.Executor):
     """Rank 0's handle on the servers. On a server rank the call serves, then leaves the process.
 
     Parameters
@@ -85,52 +71,6 @@ class Client(concurrent.futures.Executor):
     As a context manager it ends well by waiting for all that was pushed, and ends badly (an exception
     leaves the block) by dropping what is queued and interrupting what runs.
     """
-
-    def __init__(
-        self,
-        *,
-        output: str = "redirect",
-        output_dir: str | os.PathLike[str] | None = None,
-        log_level: int | str = logging.WARNING,
-        restart: str = "never",
-    ) -> None:
-        global _client
-        if restart not in POLICIES:
-            raise WorldError(
-                f"restart={restart!r} is no choice; choose one of {', '.join(map(repr, POLICIES))}"
-            )
-        printer, level = _check_options(output, output_dir, log_level)
-        world = open_world()
-        if world.rank != CLIENT:
-            serve_and_leave(world)
-        if _client is not None:
-            state = "closed; its servers are gone" if _client._closed else "open"
-            raise WorldError(f"this process has a client already, and it is {state}. One run has one client")
-        if restart != "never":
-            recovery.check(world.resilient)
-        self._closed: bool = False
-        self.must_abort = False  # a server will not end: the process's end has to take it along
-        self._world = world
-        self._printer = printer
-        self._hearing = Hearing(world, printer)
-        self._loop: ClientLoop = ClientLoop(world, printer, self._hearing.hear)
-        self._loop.end_session = self.abandon
-        self._encoder = CommandEncoder(world.config.large, self._loop.forget_functions)
-        self._ids = itertools.count(1)
-        self._service_ids = itertools.count(-1, -1)  # of calls that the user does not see
-        _client = self
-        session = (int(Down.SESSION), list(sys.path), level)
-        self._recovery = Recovery(self, restart, session)
-        self._loop.is_replaced = self._recovery.is_replaced
-        self._recorder: Recorder | None = None  # of calls that record in a journal, once there is one
-        self._loop.start()
-        for name in unknown_settings():
-            log.warning("the environment variable %s sets nothing: there is no such setting", name)
-        self._tell_polling()
-        for rank in world.servers:
-            self._loop.say(rank, session)
-        # MPI's Finalize comes after all exit handlers.
-        atexit.register(self._at_exit)
 
     # -- commands ----------------------------------------------------------------------------------
 
@@ -481,17 +421,6 @@ class Client(concurrent.futures.Executor):
                 rows.append(ServerInfo(rank, member.host, member.pid, state, queued, running, cpu, rss))
         return rows
 
-    @property
-    def lost_a_server(self) -> bool:
-        """Whether a server ended before the run did, so that MPI cannot be finalized."""
-        return self._loop.losses.any
-
-    @property
-    def unhandled_losses(self) -> list[int]:
-        """The servers that died and were not replaced, though the script has not seen what was lost."""
-        with self._loop.lock:
-            return [r for r in self._loop.losses.unhandled() if r not in self._loop.recovering]
-
     def story(self, id: int) -> list[str]:
         """What happened to a request so far, for debugging; the record is bounded."""
         return self._loop.dispatcher.story(id)
@@ -501,40 +430,6 @@ class Client(concurrent.futures.Executor):
         return self._world.facts()
 
     # -- the end -----------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Wait for all that was pushed, then end the servers.
-
-        Raises CommandError (or another error of a command) if a pushed command failed and nobody ever
-        fetched its response: a failure that nobody saw must not look like success. JournalError if the last
-        of what was to be recorded could not be.
-        """
-        if self._closed:
-            return
-        try:
-            self._loop.wait(lambda: self._loop.open == 0)
-        except KeyboardInterrupt:
-            self.abandon()
-            raise
-        unwritten = self._end(self._world.config.stop_timeout)
-        self._raise_unseen()
-        if unwritten is not None:
-            raise unwritten
-
-    def abandon(self) -> None:
-        """Drop what is queued, interrupt what runs, end the servers; raises nothing."""
-        if self._closed:
-            return
-        self._cancel_queued()
-        loop, grace = self._loop, self._world.config.grace
-        for rank in loop.dispatcher.ranks():
-            loop.control(rank, doorbell.ABANDON)
-        try:
-            loop.wait(lambda: loop.open == 0, grace)
-        except KeyboardInterrupt:
-            self._end(0.0)
-            raise
-        self._end(grace / 2)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As `Executor.shutdown`; the servers end either way, so `wait=False` drops what is unfinished."""
@@ -556,68 +451,6 @@ class Client(concurrent.futures.Executor):
             self.abandon()
 
     # -- inside: requests --------------------------------------------------------------------------
-
-    def _cancel_queued(self) -> None:
-        with self._loop.lock:
-            waiting = [r for r in self._loop.requests.values() if r.status is Status.QUEUED]
-        for request in waiting:
-            self._loop.cancel(request)
-
-    def _refuse(self) -> None:
-        raise WorldError("the client is closed; its servers are gone")
-
-    def _request(self, command: Any, encoded: Encoded, rank: int | None, id: int = 0) -> Request:
-        id = id or next(self._ids)
-        return Request(
-            id,
-            rank,
-            encoded.pace_key,
-            command,
-            encoded.frame(id),
-            encoded.buffers,
-            bool(encoded.buffers),
-            time.time(),
-        )
-
-    def _submit(
-        self,
-        command: Any,
-        encoded: Encoded,
-        rank: int | None,
-        timeout: float | None,
-        retries: int,
-        first_item: int | None = None,
-        id: int = 0,
-        make: Callable[[ClientLoop, Request, int | None], CommandFuture] = CommandFuture,
-    ) -> CommandFuture:
-        request = self._request(command, encoded, rank, id)
-        request.retries = retries
-        if timeout is not None:
-            request.deadline = time.monotonic() + timeout
-        request.future = future = make(self._loop, request, first_item)
-        self._loop.push_one(request)
-        if timeout is not None:
-            self._loop.kick()  # whoever sleeps must know of the new deadline
-        return future
-
-    def _queue(self, request: Request, holder: Holder) -> None:
-        """Queue a request whose end is told to its holder, and which `get` does not know."""
-        request.future = holder
-        self._loop.push_one(request)
-
-    def _call(
-        self, ranks: int | list[int] | None, label: str, function: Callable[..., Any], *args: Any
-    ) -> list[CommandFuture]:
-        """Queue one call on each of these servers; errors name it by its label."""
-        encoded = self._encoder.call(function, args, {})
-        return [self._submit(label, encoded, rank, None, 0) for rank in each(ranks)]
-
-    def _service(
-        self, ranks: Sequence[int | None], label: str, function: Callable[..., Any], *args: Any
-    ) -> list[CommandFuture]:
-        """The same, but no request of the user's: it takes none of his ids."""
-        encoded = self._encoder.call(function, args, {})
-        return [self._submit(label, encoded, rank, None, 0, id=next(self._service_ids)) for rank in ranks]
 
     def _single(self, target: Target) -> int | None:
         rank = resolve(target, self._loop.dispatcher)
@@ -667,126 +500,6 @@ class Client(concurrent.futures.Executor):
         return responses
 
     # -- inside: the end ---------------------------------------------------------------------------
-
-    def _end(self, limit: float) -> JournalError | None:
-        """Have every server end its session, within `limit` seconds unless a command holds it.
-
-        Returns what keeps a journal from being complete.
-        """
-        loop, transport = self._loop, self._world.transport
-        self._closed = True
-        with loop.lock:
-            loop.closing = True
-        for rank in list(transport.peers):
-            loop.say(rank, (int(Down.STOP),))
-        held = self._held()
-        pressed = False
-        try:
-            if held:  # a command that was called off may need a moment to end
-                loop.wait(lambda: not self._held(), min(limit, self._world.config.grace))
-                held = self._held()
-            others = set(self._world.servers) - held
-            ended = loop.wait(lambda: loop.stopped >= others and not transport.sending(), limit)
-        except KeyboardInterrupt:
-            ended, pressed = False, True
-            others = set(self._world.servers) - held
-        for rank in held:
-            loop.give_up(rank, "The client was closed while its command went on")
-        loop.stop()
-        self._printer.close()
-        late = sorted(held | (set() if ended else others - loop.stopped))
-        if late:
-            # Not here and now: an exception may be on its way to the user, and must be printed first.
-            self.must_abort = True
-            words = "do not end their commands" if held else f"did not end within {limit} s"
-            print(f"mpiframe: the servers {late} {words}; the run will end by force", file=sys.stderr)
-        unwritten = None if self._recorder is None else self._recorder.close()
-        if pressed:
-            raise KeyboardInterrupt
-        return unwritten
-
-    def _held(self) -> set[int]:
-        """The servers that are on a command."""
-        return {rank for rank in self._world.servers if self._loop.dispatcher.running(rank) is not None}
-
-    def _raise_unseen(self) -> None:
-        unseen = [r for r in self._loop.requests.values() if r.error is not None]
-        excused = self._loop.excused
-        unseen = [r for r in unseen if r.status is not Status.CANCELLED and r.id not in excused]
-        if not unseen:
-            return
-        first = unseen[0]
-        error = first.error
-        assert error is not None
-        if len(unseen) > 1:
-            others = ", ".join(str(r.id) for r in unseen[1:9]) + (", ..." if len(unseen) > 9 else "")
-            raise CommandError(
-                f"{len(unseen)} commands failed and nobody fetched their responses (also requests {others}). "
-                f"The first: {error}"
-            ) from error
-        raise error
-
-    def _at_exit(self) -> None:
-        """The interpreter ends: so does the world, well or badly as the script did."""
-        failed = getattr(sys, "last_value", None) is not None
-        unseen: BaseException | None = None
-        if not self._closed:
-            if failed:
-                self.abandon()
-            else:
-                try:
-                    self.close()
-                except MpiframeError as error:
-                    unseen = error
-        if self.must_abort:
-            self._world.abort(1)
-        lost = self.lost_a_server
-        leave(self._world, finalize=not (lost and self._world.resilient))
-        if unseen is not None or (lost and not failed):
-            # Exit handlers cannot change the exit status, so this one ends the process itself.
-            if unseen is not None:
-                print(f"mpiframe: {type(unseen).__name__}: {unseen}", file=sys.stderr)
-            bad = unseen is not None or self.tell_losses()
-            finalize_and_exit(int(bad), finalize=not lost)
-
-    def tell_losses(self) -> bool:
-        """Say which servers were lost for good and unseen, if there are any, and whether there are."""
-        ranks = self.unhandled_losses
-        if ranks:
-            which = ", ".join(f"{rank} on {self._world.members[rank].host}" for rank in ranks)
-            hint = "" if self._world.resilient else ". With `mpiframe run --resilient` the others would go on"
-            print(
-                f"mpiframe: a server was lost during the run, so it did not end well (server {which}){hint}",
-                file=sys.stderr,
-            )
-        return bool(ranks)
-
-    def _tell_polling(self) -> None:
-        why = self._world.why_polling
-        if why:
-            rank, reason = next(iter(why.items()))
-            log.warning(
-                "%d of %d servers have no doorbell and are reached by polling, which costs some CPU time and "
-                "about a millisecond a command after a pause (server %d: %s)",
-                len(why),
-                self._world.size - 1,
-                rank,
-                reason,
-            )
-
-
-def _check_options(output: str, output_dir: Any, log_level: int | str) -> tuple[Printer, int]:
-    if output not in Printer.MODES:
-        raise WorldError(
-            f"output={output!r} is no choice; choose one of {', '.join(map(repr, Printer.MODES))}"
-        )
-    level = logging.getLevelName(log_level) if isinstance(log_level, str) else log_level
-    if not isinstance(level, int):
-        raise WorldError(f"log_level={log_level!r} is no level of the logging module")
-    folder = None if output_dir is None else os.fspath(output_dir)
-    if folder is not None:
-        os.makedirs(folder, exist_ok=True)
-    return Printer(output, folder), level
 
 
 def _checked_name(name: Any) -> str:

@@ -32,7 +32,7 @@ from mpiframe.messages import Down, Request, Status
 from mpiframe.world import CLIENT, admit
 
 if TYPE_CHECKING:
-    from mpiframe.client import Client
+    from mpiframe.session import Session
 
 log = logging.getLogger("mpiframe")
 
@@ -42,11 +42,11 @@ POLICIES = ("never", "always")
 class Recovery:
     """Replaces servers, for one client."""
 
-    def __init__(self, client: Client, policy: str, session: tuple[Any, ...]) -> None:
+    def __init__(self, client: Session, policy: str, first: tuple[Any, ...]) -> None:
         self._client = client
         self._world = client._world
         self._loop = client._loop
-        self._session = session  # the first message that a server gets
+        self._first = first  # the first message that a server gets
         self._always = policy == "always"
         self._commands: list[tuple[Any, Encoded]] = []
         self._ending: set[int] = set()  # servers that are being ended for a restart
@@ -258,7 +258,7 @@ class Recovery:
                         sock.close()  # which tells it to leave
                 raise WorldError("the client has been closed meanwhile")
             loop.welcome(peer)
-            loop._transport.send(rank, pack(self._session))
+            loop._transport.send(rank, pack(self._first))
         ran = self._set_up(rank, config.start_timeout)  # it may import a lot
         with loop.lock:
             loop.serves(rank, ran)

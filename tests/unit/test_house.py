@@ -72,6 +72,7 @@ FLOORS = {
         "process",
         "recovery",
         "views",
+        "session",
         "client",
     ],
     5: ["", "__main__", "runner", "cli", "doctor", "_roundtrip", "_survival"],
