@@ -135,3 +135,22 @@ def own_status(record: Record, task: int | None) -> JobStatus | None:
         state = State.COMPLETED if code == 0 else State.CANCELLED if record.cancelled else State.FAILED
         return JobStatus(record.id, state, task, exit_code=code, host=host, name=record.name)
     return JobStatus(record.id, State.RUNNING, task, host=host, name=record.name)
+
+
+def made_in(folder: str, suffix: str = "cluster", qtype: str | None = None) -> list[str]:
+    """The files that jobs made in a folder, of those jobs that have ended or were never submitted."""
+    found: list[str] = []
+    for entry in sorted(os.listdir(folder)):
+        if not entry.endswith(f".{suffix}.record"):
+            continue
+        try:
+            record = load(os.path.join(folder, entry))
+        except (OSError, ValueError):
+            continue
+        if qtype is not None and record.qtype != qtype:
+            continue
+        own = own_statuses(record, record.tasks)
+        over = record.ended or not record.id or all([t in own and own[t].ended for t in record.tasks])
+        if over:
+            found += record.files.scripts(record.tasks) + record.files.outputs(record.tasks)
+    return [path for path in found if os.path.exists(path)]
