@@ -7,9 +7,7 @@ The local queue always; the others where `MPIFRAME_TEST_SCHEDULERS` names them (
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,27 +18,18 @@ import pytest
 
 from mpiframe.plugins.scheduler import LocalBackend, Queue
 from mpiframe.plugins.scheduler.queue import _defaults
+from tests.plugins.scheduler.daemons import Daemons
+from tests.plugins.scheduler.grid_engine_cluster import PrivateGridEngine
+from tests.plugins.scheduler.slurm_cluster import PrivateSlurm
 
-HERE = Path(__file__).parent
 NAMED = [name for name in os.environ.get("MPIFRAME_TEST_SCHEDULERS", "").split(",") if name]
 BACKENDS = ["local", *NAMED]
 
 collect_ignore = [] if "slurm" in NAMED else ["test_slurm.py"]
 
 
-def load(name: str) -> Any:
-    """A module beside this one."""
-    if f"scheduler_{name}" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(f"scheduler_{name}", HERE / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[f"scheduler_{name}"]
-
-
 @contextlib.contextmanager
-def running(cluster: Any) -> Iterator[Any]:
+def running(cluster: Any) -> Iterator[Daemons]:
     """A batch system of our own, with its variables in the environment."""
     before = dict(os.environ)
     try:
@@ -58,14 +47,14 @@ def running(cluster: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Any]:
     """A Slurm, running."""
-    with running(load("slurm_cluster").PrivateSlurm()) as cluster:
+    with running(PrivateSlurm()) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def sge() -> Iterator[Any]:
     """A Grid Engine, running."""
-    with running(load("grid_engine_cluster").PrivateGridEngine()) as cluster:
+    with running(PrivateGridEngine()) as cluster:
         yield cluster
 
 

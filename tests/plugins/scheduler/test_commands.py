@@ -243,8 +243,7 @@ def test_short_waits_lose_patience_too(programs: Path) -> None:
     job = Job("true", queue=queue).submit()
     assert not job.wait(0.05)
     with pytest.raises(SchedulerDown, match="Socket timed out"):
-        for _ in range(1000):
-            job.wait(0.05)
+        any([job.wait(0.05) for _ in range(1000)])
 
 
 def test_a_job_that_the_queue_forgot_is_read_from_its_own_record(programs: Path) -> None:
