@@ -9,9 +9,9 @@ The job's own record of its end is seen in the same way, mostly before the batch
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -61,33 +61,32 @@ class _Growing:
 
 
 class _Bell:
-    """Rung from other threads and from signal handlers; `link` is readable then."""
+    """Rung from other threads and from signal handlers; `fd` is readable then."""
 
     def __init__(self) -> None:
-        self.link, self._button = socket.socketpair()
-        for end in (self.link, self._button):
-            end.setblocking(False)
+        self.fd, button = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._button = open(button, "wb", buffering=0)  # noqa: SIM115 - which knows when it was closed
 
     def ring(self, *_: Any) -> None:
-        """Wake who waits for the link; nothing once it is closed."""
-        with contextlib.suppress(OSError):
-            self._button.send(b"\0")
+        """Wake who waits; nothing once it is closed."""
+        with contextlib.suppress(OSError, ValueError):
+            self._button.write(b"\0")
 
     @property
     def is_rung(self) -> bool:
         """Whether nobody has taken the last ring."""
-        return bool(select.select([self.link], [], [], 0)[0])
+        return bool(select.select([self.fd], [], [], 0)[0])
 
     def take(self) -> bool:
         """Whether it was rung since the last call."""
         with contextlib.suppress(BlockingIOError):
-            return bool(self.link.recv(100))
+            return bool(os.read(self.fd, 100))
         return False
 
     def close(self) -> None:
         """Ring no more."""
-        self.link.close()
         self._button.close()
+        os.close(self.fd)
 
 
 def follow(job: Job, out: BinaryIO, err: BinaryIO, interrupted: Callable[[], bool]) -> bool:
@@ -123,8 +122,8 @@ def follow(job: Job, out: BinaryIO, err: BinaryIO, interrupted: Callable[[], boo
                     said_end = True
                     job.queue.hasten()
                 look = SHORTEST_LOOK_SECONDS if grown else min(look * _SLOWER, LONGEST_LOOK_SECONDS)
-                links = [bell.link.fileno(), pressed.link.fileno(), events.fd]
-                select.select([fd for fd in links if fd >= 0], [], [], look)
+                wakers = [bell.fd, pressed.fd, events.fd]
+                select.select([fd for fd in wakers if fd >= 0], [], [], look)
                 events.renew()
                 if pressed.take():
                     if not interrupted():

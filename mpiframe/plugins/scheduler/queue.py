@@ -91,11 +91,15 @@ class Queue:
 
     def send(self, job: Submission, record: Record) -> Record:
         """Submit a job whose files are written. Raises SubmitError, SchedulerDown."""
-        number = self.backend.submit(job)
+        place = records.Place(record)
+        try:
+            number = self.backend.submit(job, place.make)
+        except BaseException:
+            place.discard()
+            raise
         record = dataclasses.replace(record, id=number, submitted_at=time.time())
         try:
-            record.save()
-            records.remember(record)
+            place.keep(record)
         except OSError as error:
             with contextlib.suppress(SchedulerDown):
                 self.backend.cancel([number])

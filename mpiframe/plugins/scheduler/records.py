@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,10 @@ class Record:
 
     def dump(self) -> bytes:
         """As JSON."""
-        return json.dumps({"version": _VERSION, **dataclasses.asdict(self)}, indent=1).encode()
+        values = {"version": _VERSION, **{field: getattr(self, field) for field in self.__slots__}}
+        values["files"] = dataclasses.asdict(self.files)
+        values["ended"] = [dataclasses.asdict(one) for one in self.ended]
+        return json.dumps(values).encode()
 
     def save(self) -> None:
         """Replace the record on disk. Raises OSError."""
@@ -84,11 +88,54 @@ def _index(qtype: str, number: str) -> str:
     return os.path.join(state_folder(), "ids", qtype, number.replace("/", "_"))
 
 
-def remember(record: Record) -> None:
-    """Put the id into the index. Raises OSError."""
-    path = _index(record.qtype, record.id)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    files.replace(path, record.files.record.encode())
+class Place:
+    """Where a new job's record and its entry in the index will be.
+
+    Making files is what takes time on a disk, so `make` does it while the batch system takes in the job;
+    `keep` fills them once the id is known.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        token = secrets.token_hex(8)
+        self._part = f"{record.files.record}.{token}.part"
+        self._entry = os.path.join(state_folder(), "ids", record.qtype, f".{token}.part")
+        self._file = -1
+        self._error: OSError | None = None
+
+    def make(self) -> None:
+        """Make the files. What goes wrong, `keep` raises: the job may have been taken in meanwhile."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            self._file = os.open(self._part, flags, 0o600)
+            os.makedirs(os.path.dirname(self._entry), mode=0o700, exist_ok=True)
+            with open(os.open(self._entry, flags, 0o600), "wb") as entry:
+                entry.write(self._record.files.record.encode())
+        except OSError as error:
+            self._error = error
+
+    def keep(self, record: Record) -> None:
+        """Write the record, and put its id into the index. Raises OSError; then neither is left."""
+        try:
+            if self._error is not None:
+                raise self._error
+            with open(self._file, "wb") as file:
+                self._file = -1
+                file.write(record.dump())
+            os.replace(self._part, record.files.record)
+            os.replace(self._entry, _index(record.qtype, record.id))
+        except OSError:
+            files.remove([record.files.record])
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Take away what was made: there is no such job."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        with contextlib.suppress(NotADirectoryError):
+            files.remove([self._part, self._entry])
 
 
 def forget(record: Record) -> None:
