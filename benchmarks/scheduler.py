@@ -280,27 +280,32 @@ def main() -> int:
     names = ("psij-python", "submitit", "fyrd")
     print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in names if has(name)))
     print(f"{len(os.sched_getaffinity(0))} cores, load {load()} before")
-    with (
-        tempfile.TemporaryDirectory(prefix="mf-bench-", dir="/tmp") as folder,
-        contextlib.ExitStack() as stack,
-    ):
+    with tempfile.TemporaryDirectory(prefix="mf-bench-", dir="/tmp") as folder:
         os.chdir(folder)
-        stack.callback(os.chdir, "/")
-        os.environ |= {"MPIFRAME_SCHEDULER_STATE": f"{folder}/state", "HOME": folder}
-        if set(parts) - {"local"}:
-            slurm = PrivateSlurm()
-            stack.callback(slurm.stop)
-            slurm.start()
-            os.environ |= slurm.variables
-        if "submit" in parts:
-            submission(rounds, jobs)
-        if "array" in parts:
-            arrays(rounds, jobs)
-        if "watch" in parts:
-            watching(100 if given.quick else 1000, 5 if given.quick else 20)
+        os.environ.update({"MPIFRAME_SCHEDULER_STATE": f"{folder}/state", "HOME": folder})
         if "local" in parts:
             local(2 if given.quick else 3, 100 if given.quick else 1000)
+        if set(parts) - {"local"}:
+            with a_slurm():
+                if "submit" in parts:
+                    submission(rounds, jobs)
+                if "array" in parts:
+                    arrays(rounds, jobs)
+                if "watch" in parts:
+                    watching(100 if given.quick else 1000, 5 if given.quick else 20)
+        os.chdir("/")
     return 0
+
+
+@contextlib.contextmanager
+def a_slurm() -> Iterator[None]:
+    slurm = PrivateSlurm()
+    try:
+        slurm.start()
+        os.environ.update(slurm.variables)
+        yield
+    finally:
+        slurm.stop()
 
 
 def has(name: str) -> bool:

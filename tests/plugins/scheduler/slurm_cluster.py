@@ -11,6 +11,8 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
+from pathlib import Path
 
 from tests.plugins.scheduler.daemons import Daemons, free_ports
 
@@ -33,8 +35,7 @@ TmpFS={folder}/tmp/%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldPort={port}
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+{tracking}
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,bf_interval=1
@@ -42,7 +43,6 @@ MpiDefault=none
 SwitchType=switch/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
-JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
 ReturnToService=2
 KillWait=2
@@ -51,9 +51,27 @@ MaxArraySize=1001
 DefMemPerCPU=100
 SlurmdParameters=config_overrides
 NodeName=DEFAULT CPUs={cpus} RealMemory=4000 State=UNKNOWN
-NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port={ports}
-PartitionName=debug Nodes=n[1-{nodes}] Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+NodeName={prefix}[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port={ports}
+PartitionName=debug Nodes={prefix}[1-{nodes}] Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 """
+
+# Without cgroups Slurm looks at a job's memory now and then, and ends it without saying why.
+_PLAIN = """\
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherParams=OverMemoryKill"""
+_GROUPS = "ProctrackType=proctrack/cgroup\nTaskPlugin=task/cgroup"
+_CGROUPS = ("/sys/fs/cgroup/freezer", "/sys/fs/cgroup/memory")
+
+
+def has_cgroups() -> bool:
+    """Whether Slurm can make the cgroups here (of version 1) that bound a job's memory."""
+    try:
+        for parent in _CGROUPS:
+            os.rmdir(tempfile.mkdtemp(dir=parent))
+    except OSError:
+        return False
+    return True
 
 
 class PrivateSlurm(Daemons):
@@ -66,10 +84,17 @@ class PrivateSlurm(Daemons):
         self.variables = {"SLURM_CONF": str(self.folder / "slurm.conf")}
         self.extra = {"PATH": _PATH}
         self._age = min_job_age
+        self.bounds_memory = has_cgroups()
+        """Whether a job that uses too much memory is told from others that were killed."""
+        # The nodes' names are in those of their cgroups, of which the host has but one tree.
+        self._prefix = f"mf{secrets.token_hex(3)}n"
 
     def start(self) -> None:
         """All daemons, until the nodes are idle."""
-        for name in ("state", *(f"{kind}/n{i + 1}" for kind in ("spool", "tmp") for i in range(NODES))):
+        for name in (
+            "state",
+            *(f"{kind}/{self._prefix}{i + 1}" for kind in ("spool", "tmp") for i in range(NODES)),
+        ):
             (self.folder / name).mkdir(parents=True)
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
@@ -85,9 +110,14 @@ class PrivateSlurm(Daemons):
                 nodes=NODES,
                 cpus=CPUS,
                 age=self._age,
+                prefix=self._prefix,
+                tracking=_GROUPS if self.bounds_memory else _PLAIN,
             )
         )
-        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nConstrainCores=no\n")
+        (self.folder / "cgroup.conf").write_text(
+            "CgroupPlugin=cgroup/v1\nConstrainCores=no\nConstrainRAMSpace=yes\nConstrainSwapSpace=yes\n"
+            "AllowedSwapSpace=0\n"
+        )
         folder = self.folder
         self.run(
             "munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket",
@@ -97,7 +127,8 @@ class PrivateSlurm(Daemons):
         self._await("munge", "-n", "-S", f"{folder}/munge.socket")
         self.start_controller()
         for node in range(1, NODES + 1):
-            self.run("slurmd", "-D", "-N", f"n{node}", "-L", f"{folder}/slurmd.{node}.log")
+            name = f"{self._prefix}{node}"
+            self.run("slurmd", "-D", "-N", name, "-L", f"{folder}/slurmd.{node}.log")
         self._await("sinfo", "-h", "-o", "%T", said="idle")
 
     def start_controller(self) -> None:
@@ -116,7 +147,13 @@ class PrivateSlurm(Daemons):
         except subprocess.SubprocessError as error:
             print(f"scancel: {error}")  # the daemons' end ends the jobs, too
         # munged last: a slurmctld that cannot sign its last messages tries for long.
-        self.end(self.processes[1:], self.processes[:1], seconds=40)
+        try:
+            self.end(self.processes[1:], self.processes[:1], seconds=40)
+        finally:
+            for parent in _CGROUPS:
+                for top in Path(parent).glob(f"slurm_{self._prefix}*"):
+                    for folder, _, _ in os.walk(top, topdown=False):
+                        os.rmdir(folder)
 
     def _await(self, *argv: str, said: str | None = None) -> None:
         def has_come() -> bool:
