@@ -280,8 +280,6 @@ class Job:
         gone = files.remove(self.files.scripts(self.tasks))
         if delete_outputs:
             gone += files.remove(self.files.outputs(self.tasks))
-        if self._record is not None:
-            records.forget(self._record)
         return gone
 
     def discard_as_asked(self) -> None:

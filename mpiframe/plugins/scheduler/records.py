@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mpiframe.plugins.scheduler import files
+from mpiframe.plugins.scheduler import files, index
 from mpiframe.plugins.scheduler.errors import JobNotFound
 from mpiframe.plugins.scheduler.files import JobFiles
 from mpiframe.plugins.scheduler.states import JobStatus, State
@@ -84,23 +84,22 @@ def state_folder() -> str:
     return os.path.abspath(named)
 
 
-def _index(qtype: str, number: str) -> str:
-    return os.path.join(state_folder(), "ids", qtype, number.replace("/", "_"))
+def _ids(qtype: str) -> str:
+    return os.path.join(state_folder(), "ids", qtype)
 
 
 class Place:
-    """Where a new job's record and its entry in the index will be.
+    """Where a new job's record and its line in the index will be.
 
     Making files is what takes time on a disk, so `make` does it while the batch system takes in the job;
     `keep` fills them once the id is known.
     """
 
     def __init__(self, record: Record) -> None:
-        self._record = record
-        token = secrets.token_hex(8)
-        self._part = f"{record.files.record}.{token}.part"
-        self._entry = os.path.join(state_folder(), "ids", record.qtype, f".{token}.part")
+        self._qtype = record.qtype
+        self._part = f"{record.files.record}.{secrets.token_hex(4)}.part"
         self._file = -1
+        self._entry: index.Entry | None = None
         self._error: OSError | None = None
 
     def make(self) -> None:
@@ -108,52 +107,49 @@ class Place:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             self._file = os.open(self._part, flags, 0o600)
-            os.makedirs(os.path.dirname(self._entry), mode=0o700, exist_ok=True)
-            with open(os.open(self._entry, flags, 0o600), "wb") as entry:
-                entry.write(self._record.files.record.encode())
+            self._entry = index.Entry(_ids(self._qtype))
         except OSError as error:
             self._error = error
 
     def keep(self, record: Record) -> None:
-        """Write the record, and put its id into the index. Raises OSError; then neither is left."""
+        """Write the record, and put its id into the index. Raises OSError; then there is no record."""
         try:
             if self._error is not None:
                 raise self._error
+            assert self._entry is not None
             with open(self._file, "wb") as file:
                 self._file = -1
                 file.write(record.dump())
             os.replace(self._part, record.files.record)
-            os.replace(self._entry, _index(record.qtype, record.id))
+            self._entry.add(record.id, record.files.record)
         except OSError:
             files.remove([record.files.record])
-            self.discard()
             raise
+        finally:
+            self.discard()
 
     def discard(self) -> None:
-        """Take away what was made: there is no such job."""
+        """Take away what was made and not used."""
+        if self._entry is not None:
+            self._entry.close()
+            self._entry = None
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-        with contextlib.suppress(NotADirectoryError):
-            files.remove([self._part, self._entry])
-
-
-def forget(record: Record) -> None:
-    """Take the id out of the index, unless it means another job by now."""
-    path = _index(record.qtype, record.id)
-    if record.id and files.read_text(path) == record.files.record:
-        files.remove([path])
+        files.remove([self._part])
 
 
 def find(qtype: str, number: str) -> Record:
     """The record of a job by its id. Raises JobNotFound."""
-    path = files.read_text(_index(qtype, number))
-    if path:
+    found = []
+    for path in index.records_of(_ids(qtype), number):
         with contextlib.suppress(OSError, ValueError):
             record = load(path)
             if record.id == number:
-                return record
-    raise JobNotFound(f"no record of a job {number!r} of {qtype}")
+                found.append(record)
+    if not found:
+        raise JobNotFound(f"no record of a job {number!r} of {qtype}")
+    return max(found, key=lambda one: one.submitted_at)  # ids begin anew where a batch system was set up anew
 
 
 def own_statuses(record: Record, tasks: Iterable[int | None]) -> dict[int | None, JobStatus]:
