@@ -25,7 +25,7 @@ from tests.plugins.scheduler.slurm_cluster import PrivateSlurm
 NAMED = [name for name in os.environ.get("MPIFRAME_TEST_SCHEDULERS", "").split(",") if name]
 BACKENDS = ["local", *NAMED]
 
-collect_ignore = [] if "slurm" in NAMED else ["test_slurm.py"]
+collect_ignore = [] if "slurm" in NAMED else ["test_slurm.py", "test_torque_wrappers.py"]
 
 
 @contextlib.contextmanager
