@@ -195,8 +195,11 @@ def get_cluster_environment() -> str:
     """
     if shutil.which("sbatch"):
         return "slurm"
-    if not shutil.which("qsub"):
-        return "local"
+    return whose_qsub() if shutil.which("qsub") else "local"
+
+
+def whose_qsub() -> str:
+    """The batch system that `qsub` is a command of: sge, pbs or torque. Raises SchedulerDown."""
     if shutil.which("qconf") or shutil.which("qacct") or os.environ.get("SGE_ROOT"):
         return "sge"
     try:
