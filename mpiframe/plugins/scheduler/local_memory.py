@@ -22,13 +22,14 @@ _ENTER = 'echo $$ >"$1" && shift && exec "$@"'
 class MemoryGroups:
     """The cgroups of one queue's tasks, by names that a queue after it finds again.
 
-    parent: the cgroup in which they are made; None looks for one. `usable` is False where there is none.
+    parent: (the cgroup in which they are made, the version of cgroups); None looks for one. `usable` is False
+    where there is none.
     """
 
-    def __init__(self, folder: str, parent: str | None = None) -> None:
+    def __init__(self, folder: str, parent: tuple[str, int] | None = None) -> None:
         token = hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:12]
         self._stem = f"mpiframe-{token}-"
-        found = _find(self._stem) if parent is None else (parent, 1)
+        found = parent or _find(self._stem)
         self.usable = found is not None
         self._parent, self._version = found or ("", 0)
         self._left: set[str] = set()
