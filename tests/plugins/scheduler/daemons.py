@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 LEAVE_SECONDS = 10.0
+_ENVIRONMENT = dict(os.environ)  # without the variables of another batch system that was started meanwhile
 
 
 class Daemons:
@@ -79,7 +81,7 @@ class Daemons:
         assert not left, f"left behind: {left}"
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, **self.variables, **self.extra}
+        return {**_ENVIRONMENT, **self.variables, **self.extra}
 
     def _left(self) -> dict[int, str]:
         """Processes of ours, a moment for them to go included."""
@@ -103,9 +105,12 @@ class Daemons:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Ports of the loopback that nobody listens on, below those that connections out are given."""
+    found: list[int] = []
+    for port in random.sample(range(20_000, 32_000), 1000):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no free ports")
