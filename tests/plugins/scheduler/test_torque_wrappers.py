@@ -66,6 +66,7 @@ def test_our_lines_are_read_as_they_are_meant(queue: Queue, room: Path) -> None:
         (status,) = job.statuses
         assert status.state in (State.PENDING, State.RUNNING, State.UNKNOWN)
         assert status.name == "mine"
+        job.wait(0.1)
     assert job.stdout == "done\n"
 
 
@@ -73,6 +74,7 @@ def test_qdel_ends_a_job(queue: Queue, room: Path) -> None:
     job = Job("touch up; sleep 1000", queue=queue).submit()
     while job.state is not State.RUNNING:
         assert job.state is State.PENDING
+        job.wait(0.1)
     job.cancel()
     shown = ""
     while "JobState=CANCELLED" not in shown:
