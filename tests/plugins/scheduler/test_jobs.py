@@ -419,8 +419,9 @@ def await_file(path: Path) -> None:
 
 
 RANKS = textwrap.dedent("""
+    import sys
     from mpi4py import MPI
-    print("rank", MPI.COMM_WORLD.rank, "of", MPI.COMM_WORLD.size)
+    sys.stdout.write(f"rank {MPI.COMM_WORLD.rank} of {MPI.COMM_WORLD.size}\\n")  # in one piece
 """)
 
 

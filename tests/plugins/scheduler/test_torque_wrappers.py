@@ -72,8 +72,8 @@ def test_our_lines_are_read_as_they_are_meant(queue: Queue, room: Path) -> None:
 
 def test_qdel_ends_a_job(queue: Queue, room: Path) -> None:
     job = Job("touch up; sleep 1000", queue=queue).submit()
-    while job.state is not State.RUNNING:
-        assert job.state is State.PENDING
+    while (state := job.state) is not State.RUNNING:
+        assert state is State.PENDING
         job.wait(0.1)
     job.cancel()
     shown = ""
