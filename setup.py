@@ -37,6 +37,13 @@ setup(
         # What the benchmarks compare with; the last needs casa.
         "peers": ["charm4py", "ray", "schwimmbad", "dask-mpi", "distributed", "ipyparallel"],
         "casampi": ["casampi"],
+        # The last fyrd needs an old SQLAlchemy, and an old Python.
+        "scheduler-peers": [
+            "psij-python",
+            "submitit",
+            'fyrd; python_version < "3.12"',
+            'sqlalchemy < 1.4; python_version < "3.12"',
+        ],
     },
     entry_points={
         "console_scripts": ["mpiframe = mpiframe.cli:main"],

@@ -21,6 +21,7 @@ WORLDS = {
     "casampi": 0,
     "scale": 0,
     "journal": 3,
+    "scheduler": 0,
 }  # -> ranks; 0: it starts its worlds itself
 DEFAULT = ("speed",)
 LIMIT = 900  # seconds for one benchmark

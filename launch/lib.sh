@@ -98,3 +98,29 @@ make_venv() {
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
     echo "$wanted" >"$stamp"
 }
+
+# install_schedulers: Debian's Slurm and Grid Engine, which nothing starts; returns 1 where that cannot be done.
+install_schedulers() {
+    # srun --mpi=pmix opens PMIx under the name that only its -dev package has.
+    local packages="slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libpmix-dev"
+    packages+=" gridengine-master gridengine-exec gridengine-client"
+    dpkg -s $packages >/dev/null 2>&1 && return
+    say "installing the distribution's Slurm and Grid Engine"
+    apt_install $packages
+}
+
+# unpack_torque_wrappers FOLDER: Slurm's imitation of Torque, which cannot be installed beside Grid Engine's client.
+unpack_torque_wrappers() {
+    say "fetching the imitation of Torque"
+    local folder packages package
+    folder=$(mktemp -d)
+    chmod 755 "$folder"
+    (
+        cd "$folder"
+        packages="slurm-wlm-torque libslurm-perl libslurmdb-perl libswitch-perl"
+        apt-get download $packages >/dev/null 2>&1 || { as_root apt-get update -qq && apt-get download $packages >/dev/null 2>&1; }
+        mkdir -p "$1"
+        for package in *.deb; do dpkg -x "$package" "$1"; done
+    ) || die "apt-get download does not bring slurm-wlm-torque"
+    rm -r "$folder"
+}

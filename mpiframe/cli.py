@@ -1,4 +1,4 @@
-"""The command `mpiframe`: `run` starts a script on a world of ranks, `doctor` looks at the machine.
+"""The command `mpiframe`: `run` starts a script on ranks, `submit` has a batch system do so, `doctor` looks.
 
 Importing this starts no MPI; the ranks are processes of their own.
 """
@@ -18,7 +18,7 @@ from mpiframe.plugins.difx import command_line as difx
 
 _USAGE_STATUS = 2  # what argparse uses for a wrong command line
 
-SUBCOMMANDS = ("run", "doctor", "difx", "-h", "--help", "--version")
+SUBCOMMANDS = ("run", "submit", "doctor", "difx", "-h", "--help", "--version")
 """What `python -m mpiframe` takes for its own, and not for the script that it is to run."""
 
 _CASAMPI = "mpiframe.compat.casampi"
@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     2 for a command line that cannot be carried out, with a message on standard error; argparse
     leaves with SystemExit(2) itself for one that it cannot read.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["submit"]:
+        return _submit(argv[1:])
     options = _parser().parse_args(argv)
     try:
         if options.subcommand == "doctor":
@@ -63,6 +66,21 @@ def _run(options: argparse.Namespace) -> int:
         print(plan)
         return 0
     return launcher.run(plan, grace=options.grace)
+
+
+def _submit(argv: Sequence[str]) -> int:
+    # Late: the other subcommands do without the scheduler.
+    from mpiframe.plugins.scheduler import SchedulerError, submit_command
+
+    parser = argparse.ArgumentParser(prog="mpiframe submit", allow_abbrev=False)
+    submit_command.add_arguments(parser)
+    options, unknown = parser.parse_known_args(argv)
+    submit_command.refuse_unknown(parser, unknown)
+    try:
+        return submit_command.submit(options, _program(options))
+    except (WorldError, SchedulerError) as error:
+        print(f"mpiframe submit: {error}", file=sys.stderr)
+        return _USAGE_STATUS
 
 
 def _program(options: argparse.Namespace) -> list[str]:
@@ -94,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"mpiframe {__version__}")
-    commands = parser.add_subparsers(dest="subcommand", required=True, metavar="run|doctor|difx")
+    commands = parser.add_subparsers(dest="subcommand", required=True, metavar="run|submit|doctor|difx")
     run = commands.add_parser(
         "run",
         usage="mpiframe run -n N [options] script.py|-m module [arguments ...]",
@@ -137,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     # Both take all that follows, so that a script's own options are not taken for ours.
     run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module to run")
     run.add_argument("program", nargs=argparse.REMAINDER, help="a script and its arguments")
+    commands.add_parser("submit", help="have a batch system start it: `mpiframe submit --help`")
     check = commands.add_parser(
         "doctor",
         help="say what works on this machine, and what to do about what does not",

@@ -109,6 +109,7 @@ def scrub_environment(env: Mapping[str, str], *, purpose: Purpose = "child") -> 
     `LD_LIBRARY_PATH` is what it was before `mpiexec` changed it. Under `mpiframe run` both are
     known exactly; under a plain `mpiexec` they are told apart by their names.
     """
+    env = dict(env)  # os.environ decodes each of its words each time
     clean = {name: value for name, value in env.items() if not _is_dropped(name, env, purpose)}
     recorded = _recorded(env)
     if recorded is None:

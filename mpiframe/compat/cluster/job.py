@@ -160,43 +160,19 @@ class Job(_Job):
         return str(getattr(self, which))
 
 
-def submit(
-    command: Any,
-    args: Any = None,
-    name: str | None = None,
-    path: str | None = None,
-    qtype: str | None = None,
-    profile: str | None = None,
-    **kwargs: Any,
-) -> Job:
-    """Make a job and submit it."""
-    return make_job(command, args, name, path, qtype, profile, **kwargs).submit()
+def make_job(*args: Any, **kwargs: Any) -> Job:
+    """Make a job, with the arguments of `Job`; nothing is written."""
+    return Job(*args, **kwargs)
 
 
-def make_job(
-    command: Any,
-    args: Any = None,
-    name: str | None = None,
-    path: str | None = None,
-    qtype: str | None = None,
-    profile: str | None = None,
-    **kwargs: Any,
-) -> Job:
-    """Make a job; nothing is written."""
-    return Job(command, args, name, path, qtype, profile, **kwargs)
+def submit(*args: Any, **kwargs: Any) -> Job:
+    """Make a job, with the arguments of `Job`, and submit it."""
+    return Job(*args, **kwargs).submit()
 
 
-def make_job_file(
-    command: Any,
-    args: Any = None,
-    name: str | None = None,
-    path: str | None = None,
-    qtype: str | None = None,
-    profile: str | None = None,
-    **kwargs: Any,
-) -> str:
-    """Make a job and write its scripts; the path of the one to submit."""
-    return make_job(command, args, name, path, qtype, profile, **kwargs).write()
+def make_job_file(*args: Any, **kwargs: Any) -> str:
+    """Make a job, with the arguments of `Job`, and write its scripts; the path of the one to submit."""
+    return Job(*args, **kwargs).write()
 
 
 def submit_file(

@@ -8,6 +8,7 @@ print(job.result(), later.get())
 """
 
 from mpiframe.plugins.scheduler.backends import check_queue, get_cluster_environment
+from mpiframe.plugins.scheduler.calls import JobTraceback
 from mpiframe.plugins.scheduler.depends import afterany, afternotok, afterok
 from mpiframe.plugins.scheduler.errors import (
     JobFailed,
@@ -17,10 +18,12 @@ from mpiframe.plugins.scheduler.errors import (
     SchedulerError,
     SubmitError,
 )
-from mpiframe.plugins.scheduler.job import Job, JobTraceback, made_in, submit, submit_file
+from mpiframe.plugins.scheduler.given_scripts import submit_file
+from mpiframe.plugins.scheduler.job import Job, submit
 from mpiframe.plugins.scheduler.local import LocalBackend
 from mpiframe.plugins.scheduler.options import option_help
 from mpiframe.plugins.scheduler.queue import Queue, default_queue
+from mpiframe.plugins.scheduler.records import made_in
 from mpiframe.plugins.scheduler.states import JobStatus, State
 
 __all__ = [

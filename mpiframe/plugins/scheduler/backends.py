@@ -9,10 +9,11 @@ import shutil
 import subprocess
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from mpiframe.launcher.environment import scrub_environment
+from mpiframe.plugins.scheduler import commands
 from mpiframe.plugins.scheduler.drivers import Dialect, Driver, Submission
 from mpiframe.plugins.scheduler.errors import OptionError, SchedulerDown, SubmitError
 from mpiframe.plugins.scheduler.gridengine import GridEngine
@@ -48,8 +49,11 @@ class Backend(ABC):
         return self.dialect.name
 
     @abstractmethod
-    def submit(self, job: Submission) -> str:
-        """Send a job whose script is written; its id. Raises SubmitError, SchedulerDown."""
+    def submit(self, job: Submission, meanwhile: Callable[[], object] | None = None) -> str:
+        """Send a job whose script is written; its id. `meanwhile` is called once, while that is under way.
+
+        Raises SubmitError, SchedulerDown.
+        """
 
     @abstractmethod
     def status(self, ids: Sequence[str]) -> list[JobStatus]:
@@ -95,10 +99,10 @@ class CommandBackend(Backend):
         self.dialect = self._driver = driver
         self._accounting_works = True
 
-    def submit(self, job: Submission) -> str:
+    def submit(self, job: Submission, meanwhile: Callable[[], object] | None = None) -> str:
         """Run the submit command."""
         argv = self._driver.submit_argv(job.script, job.depends)
-        done = self._run(argv, folder=job.folder)
+        done = self._run(argv, job.folder, meanwhile)
         if done.returncode != 0:
             message = f"{argv[0]} refused the job {job.name!r}: {_words(done)}"
             raise SchedulerDown(message) if _DOWN.search(done.stderr) else SubmitError(message)
@@ -159,21 +163,13 @@ class CommandBackend(Backend):
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         return bool(lines) and any(self._driver.unknown_id.search(line) for line in lines)
 
-    def _run(self, argv: list[str], folder: str | None = None) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, argv: list[str], folder: str | None = None, meanwhile: Callable[[], object] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         # A rank's own variables would make the job take itself for that rank.
         env = scrub_environment(os.environ, purpose="job") | {"LC_ALL": "C"}
         try:
-            return subprocess.run(
-                argv,
-                cwd=folder,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=COMMAND_SECONDS,
-                check=False,
-            )
+            return commands.run(argv, env, folder, meanwhile, COMMAND_SECONDS)
         except FileNotFoundError as error:
             if folder is not None and not os.path.isdir(folder):
                 raise SubmitError(f"there is no folder {folder} to run the job in") from error
@@ -199,8 +195,11 @@ def get_cluster_environment() -> str:
     """
     if shutil.which("sbatch"):
         return "slurm"
-    if not shutil.which("qsub"):
-        return "local"
+    return whose_qsub() if shutil.which("qsub") else "local"
+
+
+def whose_qsub() -> str:
+    """The batch system that `qsub` is a command of: sge, pbs or torque. Raises SchedulerDown."""
     if shutil.which("qconf") or shutil.which("qacct") or os.environ.get("SGE_ROOT"):
         return "sge"
     try:

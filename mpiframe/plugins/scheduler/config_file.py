@@ -34,6 +34,8 @@ def path() -> str:
 
 def get_profile(name: str | None = None) -> dict[str, Any]:
     """The options of a profile; None is the default one, empty if the file has none. Raises OptionError."""
+    if name is None and not os.path.exists(path()):
+        return {}  # which most jobs ask for
     parser = load()
     section = _DEFAULT if name is None else f"{_PROFILE}{name}"
     if not parser.has_section(section):

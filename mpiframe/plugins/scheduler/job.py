@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import os
-import pickle
-import shlex
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mpiframe.plugins.scheduler import depends, files, records, script
+from mpiframe.plugins.scheduler import calls, depends, files, records, script
 from mpiframe.plugins.scheduler.backends import check_queue
 from mpiframe.plugins.scheduler.config_file import options_of
-from mpiframe.plugins.scheduler.drivers import Submission
-from mpiframe.plugins.scheduler.errors import JobFailed, OptionError, SubmitError
+from mpiframe.plugins.scheduler.drivers import Dependency, Submission
+from mpiframe.plugins.scheduler.errors import OptionError, SubmitError
 from mpiframe.plugins.scheduler.files import JobFiles, of_task
 from mpiframe.plugins.scheduler.options import array_of
 from mpiframe.plugins.scheduler.queue import Queue, default_queue
 from mpiframe.plugins.scheduler.records import Record
 from mpiframe.plugins.scheduler.states import JobStatus, State, whole
-
-
-class JobTraceback(Exception):
-    """Where, in the job, the exception was raised that has this as its cause."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-    def __str__(self) -> str:
-        return f"\n{self.text}"
 
 
 class Job:
@@ -73,8 +59,12 @@ class Job:
             raise OptionError(f"array {self.options.array} and the {len(self._each)} items do not agree")
         if self.is_function and (self.options.mpi or self.options.mpiframe):
             raise OptionError("mpi and mpiframe start commands; a function runs in one process")
-        self._command, self._call = self._read(command, args, kwargs)
-        self.name = name or _name_of(command)
+        self._command, self._call = "", None
+        if self.is_function:
+            self._call = calls.pickled_call(command, args, kwargs, self._each, self.options)
+        else:
+            self._command = calls.shell_text(command, args, kwargs)
+        self.name = name or calls.name_of(command)
         if not self.name.isprintable():
             raise OptionError(f"name {self.name!r} has to be printable text")
         self.folder = os.path.abspath(self.options.dir or ".")
@@ -124,6 +114,11 @@ class Job:
         return [None] if self._count is None else list(range(self._count))
 
     @property
+    def waits_for(self) -> tuple[Dependency, ...]:
+        """The jobs that it will wait for, asked about now. Raises OptionError, SubmitError."""
+        return depends.resolve(self.options.depends, self.queue)
+
+    @property
     def scripts(self) -> list[str]:
         """The files that `write` wrote and that are there."""
         return [path for path in self.files.scripts(self.tasks) if os.path.exists(path)]
@@ -132,6 +127,14 @@ class Job:
         """Write the scripts, all or none; the path of the one to submit. Raises SubmitError, OptionError."""
         self._write(with_record=True)
         return self.files.submission
+
+    def texts(self) -> dict[str, str]:
+        """The scripts that `write` would write, by path; the one to submit first. Nothing is written.
+
+        Raises OptionError.
+        """
+        contents = self._prepare()[2]
+        return {path: contents[path].decode() for path in (self.files.submission, self.files.script)}
 
     def submit(self) -> Job:
         """Write the scripts and submit them; the job itself. Raises SubmitError, SchedulerDown.
@@ -152,7 +155,16 @@ class Job:
     def _write(self, *, with_record: bool) -> tuple[Submission, Record]:
         if self._written is not None:
             return self._written
-        waits = depends.resolve(self.options.depends, self.queue)
+        submission, record, contents = self._prepare()
+        if with_record:  # otherwise it is written once, with the id in it
+            contents[self.files.record] = record.dump()
+        files.write_all(contents)
+        self._written = submission, record
+        return self._written
+
+    def _prepare(self) -> tuple[Submission, Record, dict[str, bytes]]:
+        """What is sent, what is kept of it, and the contents of its files."""
+        waits = self.waits_for
         named = self.files
         submission = Submission(
             self.name,
@@ -186,11 +198,7 @@ class Job:
         }
         if self._call is not None:
             contents[named.function_in] = self._call
-        if with_record:  # otherwise it is written once, with the id in it
-            contents[named.record] = record.dump()
-        files.write_all(contents)
-        self._written = submission, record
-        return self._written
+        return submission, record, contents
 
     # -- watching --------------------------------------------------------------------------------
 
@@ -251,7 +259,7 @@ class Job:
         """(exit code, standard output, standard error), once it has ended. Raises TimeoutError."""
         self._await(timeout)
         found = self.exit_code, self.stdout, self.stderr
-        self._clean_as_asked()
+        self.discard_as_asked()
         return found
 
     def result(self, timeout: float | None = None) -> Any:
@@ -263,8 +271,8 @@ class Job:
         if not self.is_function:
             raise OptionError(f"{self!r} runs a command, which has no result; get() has its exit code")
         self._await(timeout)
-        answers = [self._answer(task, status) for task, status in zip(self.tasks, self.statuses, strict=True)]
-        self._clean_as_asked()
+        answers = [calls.answer_of(self.files, status) for status in self.statuses]
+        self.discard_as_asked()
         return answers[0] if self._count is None else answers
 
     def clean(self, delete_outputs: bool = False) -> list[str]:
@@ -272,29 +280,16 @@ class Job:
         gone = files.remove(self.files.scripts(self.tasks))
         if delete_outputs:
             gone += files.remove(self.files.outputs(self.tasks))
-        if self._record is not None:
-            records.forget(self._record)
         return gone
 
-    # -- inside ----------------------------------------------------------------------------------
+    def discard_as_asked(self) -> None:
+        """Delete what `clean_files` and `clean_outputs` say, as `get` and `result` do after reading it."""
+        if self.options.clean_files:
+            files.remove(self.files.scripts(self.tasks))
+        if self.options.clean_outputs:
+            files.remove(self.files.outputs(self.tasks))
 
-    def _read(self, command: Any, args: Any, kwargs: Mapping[str, Any] | None) -> tuple[str, bytes | None]:
-        """(the text to run, the function pickled)."""
-        if not self.is_function:
-            if kwargs:
-                raise OptionError("kwargs go with a function")
-            text = command if isinstance(command, str) else shlex.join(str(word) for word in command)
-            if not text.strip() or "\0" in text:
-                raise OptionError("the command is empty, or holds a zero byte")
-            words = [args] if isinstance(args, (str, int, float)) else list(args or ())
-            return " ".join([text, *(shlex.quote(str(word)) for word in words)]), None
-        if isinstance(args, Mapping):
-            args, kwargs = (), {**args, **(kwargs or {})}
-        elif args is None:
-            args = ()
-        elif not isinstance(args, (list, tuple)):
-            args = (args,)
-        return "", _pickled(command, tuple(args), dict(kwargs or {}), self._each, self.options)
+    # -- inside ----------------------------------------------------------------------------------
 
     def _submitted(self) -> str:
         if not self.id:
@@ -308,104 +303,7 @@ class Job:
         if not self.wait(timeout):
             raise TimeoutError(f"job {self.id} has not ended after {timeout} s")
 
-    def _answer(self, task: int | None, status: JobStatus) -> Any:
-        path = of_task(self.files.function_out, task)
-        try:
-            with open(path, "rb") as file:
-                answer = pickle.load(file)
-        except FileNotFoundError:
-            raise JobFailed(self._how(task, status), str(status.state), status.exit_code) from None
-        if answer[0] == "ok":
-            return answer[1]
-        error, text = answer[1], answer[2]
-        raise error from JobTraceback(text)
-
-    def _how(self, task: int | None, status: JobStatus) -> str:
-        what = f"job {self.id}" if task is None else f"task {task} of job {self.id}"
-        signal = f", by signal {status.signal}" if status.signal else ""
-        code = f", exit code {status.exit_code}" if status.exit_code is not None else ""
-        reason = f" ({status.reason})" if status.reason else ""
-        said = files.read_text(of_task(self.files.err, task)).strip()[-2000:]
-        return f"{what} left no result: {status.state}{code}{signal}{reason}" + (f"\n{said}" if said else "")
-
-    def _clean_as_asked(self) -> None:
-        if self.options.clean_files:
-            files.remove(self.files.scripts(self.tasks))
-        if self.options.clean_outputs:
-            files.remove(self.files.outputs(self.tasks))
-
 
 def submit(command: Any, args: Any = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Job:
     """Make a Job and submit it; see `Job` for the arguments."""
     return Job(command, args, kwargs, **options).submit()
-
-
-def submit_file(
-    path: str,
-    depends_on: Iterable[Any] = (),
-    queue: Queue | None = None,
-    qtype: str | None = None,
-    **options: Any,
-) -> str:
-    """Submit a script as it is; its id. Its output goes where its own directives, or the batch system, say.
-
-    On the local queue it goes beside the script. There is no record of the job beyond the batch system's.
-    Raises OptionError, SubmitError, SchedulerDown.
-    """
-    queue = queue if queue is not None else default_queue(qtype)
-    full = os.path.abspath(path)
-    if not os.path.isfile(full):
-        raise SubmitError(f"there is no script {full}")
-    name = os.path.basename(full)
-    named = JobFiles.named(name, os.path.dirname(full), "file", queue.backend.dialect.suffix)
-    chosen = options_of(options, None, defaults=False)
-    waits = depends.resolve(depends_on, queue)
-    if queue.backend.dialect.checks_dependencies and any([one.kind != "afterany" for one in waits]):
-        raise OptionError(
-            f"{queue.qtype} knows only that a job has ended, and a script that is submitted as it is does "
-            "not look how: afterok and afternotok need a Job; afterany works"
-        )
-    job = Submission(name, chosen, os.getcwd(), full, named.out, named.err, named.log, waits)
-    number = queue.backend.submit(job)
-    queue.follow(number)
-    return number
-
-
-def made_in(folder: str, suffix: str = "cluster", qtype: str | None = None) -> list[str]:
-    """The files that jobs made in a folder, of those jobs that have ended or were never submitted."""
-    found: list[str] = []
-    for entry in sorted(os.listdir(folder)):
-        if not entry.endswith(f".{suffix}.record"):
-            continue
-        try:
-            record = records.load(os.path.join(folder, entry))
-        except (OSError, ValueError):
-            continue
-        if qtype is not None and record.qtype != qtype:
-            continue
-        own = records.own_statuses(record, record.tasks)
-        over = record.ended or not record.id or all([t in own and own[t].ended for t in record.tasks])
-        if over:
-            found += record.files.scripts(record.tasks) + record.files.outputs(record.tasks)
-    return [path for path in found if os.path.exists(path)]
-
-
-def _name_of(command: Any) -> str:
-    if callable(command):
-        return str(getattr(command, "__name__", type(command).__name__)).strip("<>")
-    words = command.split() if isinstance(command, str) else [str(word) for word in command]
-    return os.path.basename(words[0]) if words else "job"
-
-
-def _pickled(
-    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], each: list[Any] | None, options: Any
-) -> bytes:
-    import cloudpickle  # late: commands do without
-
-    path = [os.path.abspath(entry) for entry in [*options.syspaths, *sys.path]]
-    prepare = pickle.dumps({"path": path, "imports": list(options.imports)})
-    try:
-        call: bytes = cloudpickle.dumps((function, args, kwargs, each), protocol=5)
-    except Exception as error:
-        raise OptionError(f"the function or its arguments cannot be sent to a job: {error!r}") from error
-    return prepare + call

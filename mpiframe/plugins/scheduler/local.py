@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mpiframe.launcher.environment import scrub_environment
@@ -122,7 +122,7 @@ class LocalBackend(Backend):
 
     # -- the verbs -------------------------------------------------------------------------------
 
-    def submit(self, job: Submission) -> str:
+    def submit(self, job: Submission, meanwhile: Callable[[], object] | None = None) -> str:
         """Hand over the job with the environment of this process, without what is a rank's own."""
         env = scrub_environment(os.environ, purpose="child")
         # Like a batch system's: the same words give the same name, which is sent instead the next time.
@@ -135,6 +135,8 @@ class LocalBackend(Backend):
             "seconds": options.time, "count": job.count, "limit": job.limit,
             "depends": [{"job": one.job, "kind": one.kind} for one in job.depends],
         }  # fmt: skip
+        if meanwhile is not None:
+            meanwhile()
         request: dict[str, Any] = {"op": "submit", "spec": spec}
         answer = self._ask(request)
         if answer.get("wants") == "env":

@@ -18,11 +18,13 @@ from typing import Any
 
 from mpiframe.plugins.scheduler import files
 from mpiframe.plugins.scheduler.local_journal import KEPT_JOBS, Journal, process_start
+from mpiframe.plugins.scheduler.local_memory import MemoryGroups
 from mpiframe.plugins.scheduler.local_rules import Dropped, Job, Key, Ledger
 from mpiframe.plugins.scheduler.states import State
 
 KILL_SECONDS = 5.0
 """How long a job that is to end has from SIGTERM to SIGKILL."""
+_UNSEEN = "it ended unseen, while no queue ran"
 _INDEX = "MPIFRAME_ARRAY_INDEX"
 
 
@@ -64,6 +66,7 @@ class LocalTasks:
         self._running: dict[Key, Running] = {}
         self._timers: dict[Key, tuple[float, int]] = {}
         self._journal = Journal(os.path.join(folder, "journal"))
+        self._memory = MemoryGroups(folder)
         self._watch, self._unwatch = watch, unwatch
 
     # -- what is asked ---------------------------------------------------------------------------
@@ -167,7 +170,7 @@ class LocalTasks:
                 _output(files.of_task(spec["err"], task)) as err,
             ):
                 process = subprocess.Popen(
-                    ["/bin/bash", spec["script"]],
+                    self._memory.argv(_label(key), spec["memory"], ["/bin/bash", spec["script"]]),
                     cwd=spec["folder"],
                     env=env,
                     stdin=subprocess.DEVNULL,
@@ -207,12 +210,21 @@ class LocalTasks:
                 code = int(words[0].split()[1])
         del self._running[key]
         self._timers.pop(key, None)
+        fate = running.fate or self._out_of_memory(key, code)
         if code is None:
-            self._end(key, running.fate or State.UNKNOWN, None, None, "it ended unseen, while no queue ran")
+            self._end(key, fate or State.UNKNOWN, None, None, _UNSEEN)
         elif code < 0:
-            self._end(key, running.fate or State.FAILED, None, -code, "")
+            self._end(key, fate or State.FAILED, None, -code, "")
         else:
-            self._end(key, running.fate or (State.COMPLETED if code == 0 else State.FAILED), code, None, "")
+            self._end(key, fate or (State.COMPLETED if code == 0 else State.FAILED), code, None, "")
+
+    def _out_of_memory(self, key: Key, code: int | None) -> State | None:
+        """Whether that is why a task did not end well. Its cgroup is taken away."""
+        if not self._specs[key[0]]["memory"]:
+            return None
+        ran_out = code != 0 and self._memory.ran_out(_label(key))
+        self._memory.remove(_label(key))
+        return State.OUT_OF_MEMORY if ran_out else None
 
     def _end_file(self, key: Key) -> str:
         stem = self._specs[key[0]]["script"].removesuffix(".job")
@@ -317,8 +329,8 @@ class LocalTasks:
         self._change(key, State.RUNNING)
         words = files.read_text(self._end_file(key)).split("\n")[-2:-1]
         code = int(words[0].split()[1]) if words and words[0].startswith("exit ") else None
-        state = State.COMPLETED if code == 0 else State.FAILED
-        self._end(key, state, code, None, "" if code is not None else "it ended unseen, while no queue ran")
+        state = self._out_of_memory(key, code) or (State.COMPLETED if code == 0 else State.FAILED)
+        self._end(key, state, code, None, "" if code is not None else _UNSEEN)
 
     @staticmethod
     def _forget_old(submitted: dict[str, dict[str, Any]], ended: dict[Key, dict[str, Any]]) -> None:
@@ -336,6 +348,11 @@ class LocalTasks:
         for number in over[: max(0, len(over) - KEPT_JOBS)]:
             if number not in needed:
                 del submitted[number]
+
+
+def _label(key: Key) -> str:
+    """A task's name in the names of files."""
+    return key[0] if key[1] is None else f"{key[0]}.{key[1]}"
 
 
 @contextlib.contextmanager

@@ -160,15 +160,20 @@ class Torque(OpenPbs):
 
 
 def parse_text(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """The jobs of `qstat -f` as text: (id, attributes), lines that were broken joined again."""
+    """The jobs of `qstat -f` as text: (id, attributes), lines that were broken joined again.
+
+    Attributes are indented by blanks, and what goes on by a tab; Slurm's imitation indents all by a tab.
+    """
     jobs: list[tuple[str, dict[str, Any]]] = []
-    last = ""
+    last, is_slurm_s = "", False
     for line in text.splitlines():
         if line.startswith("Job Id:"):
             jobs.append((line.partition(":")[2].strip(), {}))
-        elif line.startswith("\t") and jobs and last:
+            last, is_slurm_s = "", False
+        elif line.startswith("\t") and last and not is_slurm_s:
             jobs[-1][1][last] += line[1:]
         elif " = " in line and jobs:
+            is_slurm_s = line.startswith("\t")
             last, _, value = line.strip().partition(" = ")
             jobs[-1][1][last] = value
     return jobs

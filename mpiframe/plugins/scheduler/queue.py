@@ -22,10 +22,11 @@ from mpiframe.plugins.scheduler.drivers import Dependency, Kind, Submission
 from mpiframe.plugins.scheduler.errors import JobNotFound, OptionError, SchedulerDown, SubmitError
 from mpiframe.plugins.scheduler.files import of_task
 from mpiframe.plugins.scheduler.local import LocalBackend
+from mpiframe.plugins.scheduler.lost import look_for
 from mpiframe.plugins.scheduler.progress import Bar
 from mpiframe.plugins.scheduler.records import Record
 from mpiframe.plugins.scheduler.states import JobStatus, State
-from mpiframe.plugins.scheduler.tracking import Tracked, settled
+from mpiframe.plugins.scheduler.tracking import Tracked
 
 log = logging.getLogger("mpiframe.plugins.scheduler")
 
@@ -73,6 +74,7 @@ class Queue:
         self._patience = patience_seconds
         self._delay = poll_seconds
         self._asked = -1e9
+        self._failing = (0.0, -1e9)  # since when it cannot be reached, and when that was last seen
         self._lost = False
         self._jobs: dict[str, Tracked] = {}
         self._open: dict[str, Tracked] = {}
@@ -89,11 +91,15 @@ class Queue:
 
     def send(self, job: Submission, record: Record) -> Record:
         """Submit a job whose files are written. Raises SubmitError, SchedulerDown."""
-        number = self.backend.submit(job)
+        place = records.Place(record)
+        try:
+            number = self.backend.submit(job, place.make)
+        except BaseException:
+            place.discard()
+            raise
         record = dataclasses.replace(record, id=number, submitted_at=time.time())
         try:
-            record.save()
-            records.remember(record)
+            place.keep(record)
         except OSError as error:
             with contextlib.suppress(SchedulerDown):
                 self.backend.cancel([number])
@@ -149,8 +155,7 @@ class Queue:
                     self._records[number].save()
         if ids:
             self.backend.cancel(ids)
-            with self._lock:
-                self._delay, self._asked = self._shortest, -1e9
+            self.hasten()
 
     def dependency(self, number: str, kind: Kind) -> Dependency | None:
         """What to tell the batch system, None for what is fulfilled. Raises OptionError, SubmitError."""
@@ -201,11 +206,19 @@ class Queue:
                 asked = dict(self._open)
             if not asked:
                 return False
-            self._asked = now
-            changed = self._ask(asked)
+            try:
+                changed = self._ask(asked)
+                self._failing = 0.0, -1e9
+            finally:
+                self._asked = time.monotonic()  # of a batch system that is slow to answer less is asked
         for status in changed:
             self._tell(status)
         return bool(changed)
+
+    def hasten(self) -> None:
+        """Have whoever waits ask soon: something has happened that the next query may show."""
+        with self._lock:
+            self._delay, self._asked = self._shortest, -1e9
 
     def wait(
         self, jobs: Any, timeout: float | None = None, *, progress: bool = False, any_of: bool = False
@@ -245,23 +258,26 @@ class Queue:
     def _rounds(self, timeout: float | None) -> Iterator[None]:
         """One round a query, until the time is up."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        reachable = time.monotonic()
         yield
         while True:
             # Taken before the look at what is known: what changes in between ends the pause at once.
             mark, pushes = ("", 0), self.backend.pushes
             try:
                 mark = self.backend.mark()
-                changed = self.refresh(force=pushes)
-                reachable = time.monotonic()
+                # However many wait, and however shortly each: one query an interval.
+                if pushes or time.monotonic() >= self._asked + self._delay:
+                    changed = self.refresh(force=pushes)
+                    self._delay = self._shortest if changed else min(self._delay * _SLOWER, self._longest)
             except SchedulerDown as error:
-                if time.monotonic() - reachable > self._patience:
+                if self._has_no_patience():
                     raise
                 log.warning("%s cannot be asked, trying again: %s", self.qtype, error)
-                changed = pushes = False
+                pushes = False
+                self._delay = min(self._delay * _SLOWER, self._longest)
             yield
-            self._delay = self._shortest if changed else min(self._delay * _SLOWER, self._longest)
-            pause = self._longest if pushes and not self._lost else self._delay
+            pause = self._longest
+            if not pushes or self._lost:
+                pause = min(max(0.0, self._asked + self._delay - time.monotonic()), self._longest)
             if deadline is not None:
                 pause = min(pause, deadline - time.monotonic())
                 if pause <= 0:
@@ -270,6 +286,14 @@ class Queue:
                 self.backend.pause(pause, mark)
             except SchedulerDown:
                 continue  # the query says so, too
+
+    def _has_no_patience(self) -> bool:
+        """Whether it could not be reached for too long, whoever asked."""
+        with self._lock:
+            now, (since, last) = time.monotonic(), self._failing
+            since = now if now - last > self._patience else since  # else it is the same outage
+            self._failing = since, now
+            return now - since >= self._patience
 
     def _ask(self, asked: dict[str, Tracked]) -> list[JobStatus]:
         found: dict[str, list[JobStatus]] = {}
@@ -290,50 +314,13 @@ class Queue:
                     lost[number] = missing
         self._lost = bool(lost)
         if lost:
-            changed += self._look_for(asked, lost, now)
+            kept = {number: self._record(number) for number in lost}
+            changed += look_for({n: asked[n] for n in lost}, lost, kept, self.backend, self._lock, now)
         with self._lock:
             for number in {*found, *lost}:
                 if asked[number].ended and self._open.pop(number, None) is not None:
                     self._keep_end(number, asked[number])
         return changed
-
-    def _look_for(
-        self, asked: dict[str, Tracked], lost: dict[str, set[int | None]], now: float
-    ) -> list[JobStatus]:
-        """Tasks that are in no list: what they wrote themselves, the accounting, or nothing."""
-        changed: list[JobStatus] = []
-        own: dict[str, dict[int | None, JobStatus]] = {}
-        for number in lost:
-            record = self._record(number)
-            own[number] = records.own_statuses(record, lost[number]) if record is not None else {}
-            with self._lock:
-                changed += asked[number].update(settled(own[number]))
-        ids = [number for number, tasks in lost.items() if tasks & set(asked[number].open())]
-        accounts = self.backend.accounting(ids) if ids else []
-        with self._lock:
-            for number in ids:
-                tracked = asked[number]
-                changed += tracked.update(self._as_cancelled(one) for one in accounts if one.job == number)
-                changed += tracked.update(one for one in own[number].values() if one.ended)
-                changed += tracked.update(self._never_began(number, lost[number], own[number]))
-                changed += tracked.missing(lost[number] & set(tracked.open()), now)
-        return changed
-
-    def _never_began(
-        self, number: str, tasks: set[int | None], own: dict[int | None, JobStatus]
-    ) -> list[JobStatus]:
-        """Tasks that were cancelled before they began: no batch system but Slurm keeps a trace of those."""
-        record = self._records.get(number)
-        if record is None or not record.cancelled:
-            return []
-        return [JobStatus(number, State.CANCELLED, t, name=record.name) for t in tasks if t not in own]
-
-    def _as_cancelled(self, status: JobStatus) -> JobStatus:
-        """Grid Engine tells nobody whose signal ended a job; if we asked for it, it was ours."""
-        record = self._records.get(status.job)
-        if record is None or not record.cancelled or status.state is not State.FAILED or not status.signal:
-            return status
-        return dataclasses.replace(status, state=State.CANCELLED)
 
     def _known(self, number: str) -> Tracked:
         with self._lock:

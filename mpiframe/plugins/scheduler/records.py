@@ -11,11 +11,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mpiframe.plugins.scheduler import files
+from mpiframe.plugins.scheduler import files, index
 from mpiframe.plugins.scheduler.errors import JobNotFound
 from mpiframe.plugins.scheduler.files import JobFiles
 from mpiframe.plugins.scheduler.states import JobStatus, State
@@ -48,7 +49,10 @@ class Record:
 
     def dump(self) -> bytes:
         """As JSON."""
-        return json.dumps({"version": _VERSION, **dataclasses.asdict(self)}, indent=1).encode()
+        values = {"version": _VERSION, **{field: getattr(self, field) for field in self.__slots__}}
+        values["files"] = dataclasses.asdict(self.files)
+        values["ended"] = [dataclasses.asdict(one) for one in self.ended]
+        return json.dumps(values).encode()
 
     def save(self) -> None:
         """Replace the record on disk. Raises OSError."""
@@ -80,33 +84,72 @@ def state_folder() -> str:
     return os.path.abspath(named)
 
 
-def _index(qtype: str, number: str) -> str:
-    return os.path.join(state_folder(), "ids", qtype, number.replace("/", "_"))
+def _ids(qtype: str) -> str:
+    return os.path.join(state_folder(), "ids", qtype)
 
 
-def remember(record: Record) -> None:
-    """Put the id into the index. Raises OSError."""
-    path = _index(record.qtype, record.id)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    files.replace(path, record.files.record.encode())
+class Place:
+    """Where a new job's record and its line in the index will be.
 
+    Making files is what takes time on a disk, so `make` does it while the batch system takes in the job;
+    `keep` fills them once the id is known.
+    """
 
-def forget(record: Record) -> None:
-    """Take the id out of the index, unless it means another job by now."""
-    path = _index(record.qtype, record.id)
-    if record.id and files.read_text(path) == record.files.record:
-        files.remove([path])
+    def __init__(self, record: Record) -> None:
+        self._qtype = record.qtype
+        self._part = f"{record.files.record}.{secrets.token_hex(4)}.part"
+        self._file = -1
+        self._entry: index.Entry | None = None
+        self._error: OSError | None = None
+
+    def make(self) -> None:
+        """Make the files. What goes wrong, `keep` raises: the job may have been taken in meanwhile."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            self._file = os.open(self._part, flags, 0o600)
+            self._entry = index.Entry(_ids(self._qtype))
+        except OSError as error:
+            self._error = error
+
+    def keep(self, record: Record) -> None:
+        """Write the record, and put its id into the index. Raises OSError; then there is no record."""
+        try:
+            if self._error is not None:
+                raise self._error
+            assert self._entry is not None
+            with open(self._file, "wb") as file:
+                self._file = -1
+                file.write(record.dump())
+            os.replace(self._part, record.files.record)
+            self._entry.add(record.id, record.files.record)
+        except OSError:
+            files.remove([record.files.record])
+            raise
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Take away what was made and not used."""
+        if self._entry is not None:
+            self._entry.close()
+            self._entry = None
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        files.remove([self._part])
 
 
 def find(qtype: str, number: str) -> Record:
     """The record of a job by its id. Raises JobNotFound."""
-    path = files.read_text(_index(qtype, number))
-    if path:
+    found = []
+    for path in index.records_of(_ids(qtype), number):
         with contextlib.suppress(OSError, ValueError):
             record = load(path)
             if record.id == number:
-                return record
-    raise JobNotFound(f"no record of a job {number!r} of {qtype}")
+                found.append(record)
+    if not found:
+        raise JobNotFound(f"no record of a job {number!r} of {qtype}")
+    return max(found, key=lambda one: one.submitted_at)  # ids begin anew where a batch system was set up anew
 
 
 def own_statuses(record: Record, tasks: Iterable[int | None]) -> dict[int | None, JobStatus]:
@@ -135,3 +178,22 @@ def own_status(record: Record, task: int | None) -> JobStatus | None:
         state = State.COMPLETED if code == 0 else State.CANCELLED if record.cancelled else State.FAILED
         return JobStatus(record.id, state, task, exit_code=code, host=host, name=record.name)
     return JobStatus(record.id, State.RUNNING, task, host=host, name=record.name)
+
+
+def made_in(folder: str, suffix: str = "cluster", qtype: str | None = None) -> list[str]:
+    """The files that jobs made in a folder, of those jobs that have ended or were never submitted."""
+    found: list[str] = []
+    for entry in sorted(os.listdir(folder)):
+        if not entry.endswith(f".{suffix}.record"):
+            continue
+        try:
+            record = load(os.path.join(folder, entry))
+        except (OSError, ValueError):
+            continue
+        if qtype is not None and record.qtype != qtype:
+            continue
+        own = own_statuses(record, record.tasks)
+        over = record.ended or not record.id or all([t in own and own[t].ended for t in record.tasks])
+        if over:
+            found += record.files.scripts(record.tasks) + record.files.outputs(record.tasks)
+    return [path for path in found if os.path.exists(path)]

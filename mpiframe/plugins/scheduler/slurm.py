@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from signal import SIGKILL
 
 from mpiframe.plugins.scheduler import units
 from mpiframe.plugins.scheduler.drivers import (
@@ -37,6 +38,8 @@ _COLUMNS = "JobArrayID,State,exit_code,Reason,NodeList,UserName,Partition,NumCPU
 _FIELDS = _COLUMNS.split(",")
 _SEPARATOR = "|"
 _ACCOUNT_FIELDS = "JobID,State,ExitCode,Reason,NodeList,User,Partition,NCPUS,JobName"
+
+_OUT_OF_MEMORY_SIGNAL = 125  # which is none: the kernel's killer sends SIGKILL
 
 _ID = re.compile(r"(\d+)(?:;[\w.-]+)?")
 _TASK = re.compile(r"(\d+)_(\d+)")
@@ -142,6 +145,8 @@ def _statuses(
         why = why or word.lower()
     if not state.ended:
         code = signal = None
+    elif signal == _OUT_OF_MEMORY_SIGNAL and state is State.OUT_OF_MEMORY:
+        signal = int(SIGKILL)
     elif code == 0 and state is not State.COMPLETED:
         code = None  # what Slurm writes where there was no exit
     job, tasks = _tasks(number)

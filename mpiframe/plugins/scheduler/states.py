@@ -75,6 +75,14 @@ class JobStatus:
         """Whether the job will not change any more."""
         return self.state.ended
 
+    @property
+    def words(self) -> str:
+        """How it is, in words: `failed, exit code 3`."""
+        signal = f", by signal {self.signal}" if self.signal else ""
+        code = f", exit code {self.exit_code}" if self.exit_code is not None else ""
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"{self.state}{code}{signal}{reason}"
+
 
 def whole(states: Iterable[State]) -> State:
     """The state of an array with tasks in these states; UNKNOWN without any."""

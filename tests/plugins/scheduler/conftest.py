@@ -2,14 +2,15 @@
 
 The local queue always; the others where `MPIFRAME_TEST_SCHEDULERS` names them (slurm,sge), which
 `launch/test --schedulers` does. One that is named and cannot be started is a failure, not a skip.
+With MPIFRAME_PBS=1 the site's own PBS or Torque is among them: for a login node, with a folder that the nodes
+see, too, in MPIFRAME_TEST_FOLDER. (Torque takes no jobs of root's.)
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import sys
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,28 +20,25 @@ from typing import Any
 import pytest
 
 from mpiframe.plugins.scheduler import LocalBackend, Queue
+from mpiframe.plugins.scheduler.backends import whose_qsub
 from mpiframe.plugins.scheduler.queue import _defaults
+from tests.plugins.scheduler.daemons import Daemons
+from tests.plugins.scheduler.grid_engine_cluster import PrivateGridEngine
+from tests.plugins.scheduler.slurm_cluster import PrivateSlurm
 
-HERE = Path(__file__).parent
 NAMED = [name for name in os.environ.get("MPIFRAME_TEST_SCHEDULERS", "").split(",") if name]
+FOLDER = os.environ.get("MPIFRAME_TEST_FOLDER", "/tmp")
+if os.environ.get("MPIFRAME_PBS") == "1":
+    assert shutil.which("qsub"), "MPIFRAME_PBS=1, and there is no qsub on PATH"
+    NAMED.append(whose_qsub())
+    assert NAMED[-1] != "sge", "MPIFRAME_PBS=1, and qsub is Grid Engine's"
 BACKENDS = ["local", *NAMED]
 
-collect_ignore = [] if "slurm" in NAMED else ["test_slurm.py"]
-
-
-def load(name: str) -> Any:
-    """A module beside this one."""
-    if f"scheduler_{name}" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(f"scheduler_{name}", HERE / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[f"scheduler_{name}"]
+collect_ignore = [] if "slurm" in NAMED else ["test_slurm.py", "test_torque_wrappers.py"]
 
 
 @contextlib.contextmanager
-def running(cluster: Any) -> Iterator[Any]:
+def running(cluster: Any) -> Iterator[Daemons]:
     """A batch system of our own, with its variables in the environment."""
     before = dict(os.environ)
     try:
@@ -58,21 +56,21 @@ def running(cluster: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Any]:
     """A Slurm, running."""
-    with running(load("slurm_cluster").PrivateSlurm()) as cluster:
+    with running(PrivateSlurm()) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def sge() -> Iterator[Any]:
     """A Grid Engine, running."""
-    with running(load("grid_engine_cluster").PrivateGridEngine()) as cluster:
+    with running(PrivateGridEngine()) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for a job's files, which is the current one; books and settings of its own."""
-    with tempfile.TemporaryDirectory(prefix="mf-sch-", dir="/tmp") as text:
+    with tempfile.TemporaryDirectory(prefix="mf-sch-", dir=FOLDER) as text:
         folder = Path(text).resolve()
         monkeypatch.setenv("MPIFRAME_SCHEDULER_STATE", str(folder / "state"))
         monkeypatch.setenv("MPIFRAME_SCHEDULER_CONFIG", str(folder / "scheduler.ini"))
@@ -112,7 +110,7 @@ def processes_of(folder: Path) -> dict[int, str]:
 @pytest.fixture(params=BACKENDS)
 def make_queue(request: pytest.FixtureRequest, room: Path) -> Callable[..., Queue]:
     """Makes queues of each batch system, as a new client would."""
-    if request.param != "local":
+    if request.param in ("slurm", "sge"):
         request.getfixturevalue(request.param)
 
     def make(**options: Any) -> Queue:

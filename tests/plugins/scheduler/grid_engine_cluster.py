@@ -6,15 +6,12 @@ installs them. The cell that the packages made is not touched.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import signal
 import socket
 import subprocess
-import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
+
+from tests.plugins.scheduler.daemons import Daemons, free_ports
 
 PACKAGED = Path("/var/lib/gridengine")
 PROGRAMS = Path("/usr/lib/gridengine")
@@ -60,29 +57,24 @@ qsort_args         NONE
 """
 
 
-class PrivateGridEngine:
-    """Started by `start`, ended by `stop`; jobs are submitted with `variables` in the environment."""
+class PrivateGridEngine(Daemons):
+    """One cell with one host, this one."""
 
     def __init__(self) -> None:
         missing = [name for name in ("sge_qmaster", "sge_execd", "qsub") if not (PROGRAMS / name).exists()]
         assert not missing, f"not installed: {', '.join(missing)}; launch/test --schedulers does that"
-        self.folder = Path(tempfile.mkdtemp(prefix="mf-sge-", dir="/tmp"))
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
-            for one in sockets:
-                one.bind(("127.0.0.1", 0))
-            ports = [str(one.getsockname()[1]) for one in sockets]
+        super().__init__("mf-sge-")
+        ports = free_ports(2)
         self.variables = {
             "SGE_ROOT": str(self.folder / "root"),
             "SGE_CELL": "default",
-            "SGE_QMASTER_PORT": ports[0],
-            "SGE_EXECD_PORT": ports[1],
+            "SGE_QMASTER_PORT": str(ports[0]),
+            "SGE_EXECD_PORT": str(ports[1]),
         }
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self.extra = {"SGE_ND": "1"}
 
     def start(self) -> None:
         """Both daemons, until a queue takes jobs."""
-        self.folder.chmod(0o755)
         host = socket.gethostname()
         common = self.folder / "root" / "default" / "common"
         common.mkdir(parents=True)
@@ -107,31 +99,19 @@ class PrivateGridEngine:
         self._tool("spooldefaults", "complexes", str(SHARED / "util/resources/centry"))
         self._tool("spooldefaults", "usersets", str(SHARED / "util/resources/usersets"))
         self._tool("spooldefaults", "managers", "root")
-        self._run("sge_qmaster")
+        self.run(str(PROGRAMS / "sge_qmaster"))
         self._await(lambda: self._command("qconf", "-sh").returncode == 0)
         self._tool("qconf", "-as", host)
         self._command("qconf", "-ah", host)
         self._tool("qconf", "-au", "root", "users")
         self._configure(host)
-        self._run("sge_execd")
+        self.run(str(PROGRAMS / "sge_execd"))
         self._await(lambda: " -NA- " not in self._queues() and "lx-" in self._queues())
 
     def stop(self) -> None:
         """End everything, jobs included. Raises AssertionError if a process is left."""
         self._command("qdel", "-f", "-u", "*")
-        for process in reversed(self._processes):
-            process.terminate()
-        for process in reversed(self._processes):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-        left = self._left()
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for process in self._processes:
-            process.wait(10)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        assert not left, f"left behind: {left}"
+        self.end(self.processes[::-1], seconds=20)
 
     def _configure(self, host: str) -> None:
         shown = self._tool("qconf", "-ssconf")
@@ -162,52 +142,13 @@ class PrivateGridEngine:
     def _queues(self) -> str:
         return self._command("qstat", "-f").stdout
 
-    def _left(self) -> dict[int, str]:
-        """Processes of this cell, a moment for them to go included."""
-        deadline = time.monotonic() + 10
-        while True:
-            found = {}
-            for entry in Path("/proc").glob("[0-9]*"):
-                with contextlib.suppress(OSError):
-                    words = (entry / "cmdline").read_text().replace("\0", " ")
-                    variables = (entry / "environ").read_bytes()
-                    ours = f"SGE_ROOT={self.folder}".encode() in variables
-                    if ours and int(entry.name) != os.getpid() and words.strip() and "pytest" not in words:
-                        found[int(entry.name)] = words
-            if not found or time.monotonic() > deadline:
-                return found
-            time.sleep(0.05)
-
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, **self.variables, "SGE_ND": "1"}
-
-    def _run(self, program: str) -> None:
-        with open(self.folder / f"{program}.out", "ab") as out:
-            self._processes.append(
-                subprocess.Popen(
-                    [str(PROGRAMS / program)],
-                    env=self._environment(),
-                    cwd=self.folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                )
-            )
-
     def _command(self, program: str, *args: str) -> subprocess.CompletedProcess[str]:
-        argv = [str(PROGRAMS / program), *args]
-        return subprocess.run(
-            argv, env=self._environment(), capture_output=True, text=True, timeout=60, check=False
-        )
+        return self.command(str(PROGRAMS / program), *args)
 
     def _tool(self, program: str, *args: str) -> str:
         done = self._command(program, *args)
         assert done.returncode == 0, f"{program} {' '.join(args)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def _await(self, condition: object) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while not condition():  # type: ignore[operator]
-            logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.out"))
-            assert time.monotonic() < deadline, f"Grid Engine does not start:\n{logs}\n{self._queues()}"
-            time.sleep(0.1)
+    def _await(self, condition: Callable[[], bool]) -> None:
+        self.wait_until(condition, _START_SECONDS, "Grid Engine does not start")

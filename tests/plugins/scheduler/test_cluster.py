@@ -1,22 +1,30 @@
-"""Every name of python-cluster's manual, through `mpiframe.compat.cluster`: local, and on real Slurm."""
+"""Every name of python-cluster's manual, through `mpiframe.compat.cluster`: local, and on real Slurm.
+
+That it is every name, and in every mode, is checked at the end.
+"""
 
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
+import inspect
 import io
 import logging
 import os
 import queue as queue_module
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
 
 import pytest
 
 from mpiframe.compat import cluster
 from mpiframe.plugins.scheduler import Queue, State, default_queue
 from mpiframe.plugins.scheduler.queue import _defaults
+from tests.plugins.scheduler.conftest import BACKENDS
 
 
 @pytest.fixture
@@ -28,6 +36,56 @@ def mode(make_queue: Callable[..., Queue], monkeypatch: pytest.MonkeyPatch) -> s
     cluster.config_file.set("queue", "queue_update", 0)
     cluster.config_file.set("queue", "sleep_len", 0.1)
     return queue.qtype
+
+
+# What the manual documents: first what depends on the batch system, then what does not.
+_IN_EACH_MODE = """
+    Queue Queue.QueueJob Queue.can_submit Queue.update Queue.wait Queue.wait_to_submit
+    queue.get_cluster_environment queue.wait queue.check_queue
+    Job Job.clean Job.get Job.get_exitcode Job.get_stderr Job.get_stdout Job.submit Job.update
+    Job.update_queue_info Job.wait Job.write
+    submit job.submit_file job.make_job job.make_job_file job.clean job.clean_dir
+    options.option_help options.check_arguments options.options_to_string options.option_to_string
+    config_file.Profile config_file.Profile.write config_file.get config_file.set config_file.set_profile
+    config_file.get_profile config_file.delete config_file.get_config
+"""
+_ANYWHERE = """
+    jobqueue.JobQueue jobqueue.JobQueue.add jobqueue.JobQueue.get jobqueue.JobQueue.restart
+    jobqueue.JobQueue.update jobqueue.JobQueue.wait jobqueue.Job jobqueue.job_runner
+    logme.log run.cmd run.which run.open_zipped run.split_file
+"""
+IN_EACH_MODE, ANYWHERE = _IN_EACH_MODE.split(), _ANYWHERE.split()
+
+
+def code_of(name: str) -> CodeType:
+    found: Any = functools.reduce(getattr, name.split("."), cluster)
+    return (found.__init__ if inspect.isclass(found) else inspect.unwrap(found)).__code__  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def called(request: pytest.FixtureRequest) -> Iterator[set[tuple[str, str]]]:
+    """(name, mode) of what the tests here called; at the end nothing may be missing, if all were run."""
+    found: set[tuple[str, str]] = set()
+    yield found
+    here = {item.originalname for item in request.session.items if item.path == Path(__file__)}  # type: ignore[attr-defined]
+    if here == {name for name in globals() if name.startswith("test_")}:
+        wanted = {(name, mode) for name in IN_EACH_MODE for mode in BACKENDS} | {(n, "") for n in ANYWHERE}
+        missing = wanted - found - {(name, "") for name, _ in found}
+        assert not missing, f"called by no test: {sorted(missing)}"
+
+
+@pytest.fixture(autouse=True)
+def listening(request: pytest.FixtureRequest, called: set[tuple[str, str]]) -> Iterator[None]:
+    mode = request.getfixturevalue("mode") if "mode" in request.fixturenames else ""
+    codes = {code_of(name): name for name in [*IN_EACH_MODE, *ANYWHERE]}
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code in codes:
+            called.add((codes[frame.f_code], mode))
+
+    sys.setprofile(note)
+    yield
+    sys.setprofile(None)
 
 
 def double(x: int) -> int:

@@ -227,6 +227,25 @@ def test_a_thousand_jobs_cost_one_query_an_interval(programs: Path) -> None:
 # -- jobs that leave the queue ---------------------------------------------------------------------
 
 
+def test_many_short_waits_cost_no_more_than_a_long_one(programs: Path) -> None:
+    put(programs, "sbatch", "echo 7")
+    put(programs, "squeue", "echo '7|RUNNING|0|None|n1|u|p|1|x|'")
+    queue = Queue("slurm", poll_seconds=0.05, longest_poll_seconds=100)
+    job = Job("true", queue=queue).submit()
+    assert not any([job.wait(0.05) for _ in range(30)])
+    assert 2 <= len(calls(programs, "squeue")) <= 15
+
+
+def test_short_waits_lose_patience_too(programs: Path) -> None:
+    put(programs, "sbatch", "echo 7")
+    put(programs, "squeue", "echo 'Socket timed out' >&2; exit 1")
+    queue = Queue("slurm", poll_seconds=0.02, longest_poll_seconds=0.05, patience_seconds=0.5)
+    job = Job("true", queue=queue).submit()
+    assert not job.wait(0.05)
+    with pytest.raises(SchedulerDown, match="Socket timed out"):
+        any([job.wait(0.05) for _ in range(1000)])
+
+
 def test_a_job_that_the_queue_forgot_is_read_from_its_own_record(programs: Path) -> None:
     put(programs, "sbatch", 'bash "${!#}" >/dev/null 2>&1; echo 7')
     put(programs, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")

@@ -83,7 +83,7 @@ def test_squeue_agrees_with_its_json() -> None:
         ("7_3|PENDING|0|JobHeldUser||u|p|1|x|", [JobStatus("7", State.HELD, 3, reason="JobHeldUser")]),
         ("7|FAILED|9|JobLaunchFailure||u|p|1|x|", [JobStatus("7", State.FAILED, None, None, 9)]),
         ("7|TIMEOUT|0|TimeLimit||u|p|1|x|", [JobStatus("7", State.TIMEOUT, exit_code=0)]),
-        ("7|OUT_OF_MEMORY|125|x||u|p|1|x|", [JobStatus("7", State.OUT_OF_MEMORY)]),
+        ("7|OUT_OF_MEMORY|125|x||u|p|1|x|", [JobStatus("7", State.OUT_OF_MEMORY, None, None, 9)]),
         ("7|NODE_FAIL|0|x||u|p|1|x|", [JobStatus("7", State.NODE_FAILURE)]),
         ("7|BOGUS|0|||u|p|1|x|", [JobStatus("7", State.UNKNOWN)]),
     ],

@@ -27,6 +27,7 @@ from mpiframe.plugins.scheduler import (
     afterany,
     afternotok,
 )
+from mpiframe.plugins.scheduler.local_memory import MemoryGroups
 
 SECONDS = 60.0
 ROOT = Path(__file__).resolve().parents[3]
@@ -182,6 +183,30 @@ def test_a_time_out(queue: Queue) -> None:
     job = Job("sleep 1000", queue=queue, time=1).submit()
     assert queue.wait(job, 200)  # Slurm counts whole minutes
     assert job.state is State.TIMEOUT
+
+
+def test_memory_that_runs_out(queue: Queue, request: pytest.FixtureRequest, room: Path) -> None:
+    def hog() -> int:
+        return len([b"x" * (10 << 20) for _ in range(70)])
+
+    job = Job(hog, queue=queue, mem="350M").submit()
+    if queue.qtype == "sge":  # h_vmem is a limit on addresses: the program is told, and may go on
+        with pytest.raises(MemoryError):
+            job.result(SECONDS)
+        return
+    if queue.qtype == "local" and not MemoryGroups(str(room)).usable:  # then it is only counted
+        assert job.result(SECONDS) == 70
+        return
+    with pytest.raises(JobFailed, match="left no result"):
+        job.result(SECONDS)
+    if queue.qtype == "slurm" and not request.getfixturevalue("slurm").bounds_memory:
+        assert (job.state, job.exit_code) == (State.FAILED, -9)  # Slurm says no more than that
+        return
+    assert job.state is State.OUT_OF_MEMORY
+    assert job.exit_code in (-9, 128 + 9)
+    good = Job("true", queue=queue, mem="350M").submit()
+    assert good.get(SECONDS)[0] == 0
+    assert good.state is State.COMPLETED
 
 
 # -- functions ------------------------------------------------------------------------------------
@@ -394,8 +419,9 @@ def await_file(path: Path) -> None:
 
 
 RANKS = textwrap.dedent("""
+    import sys
     from mpi4py import MPI
-    print("rank", MPI.COMM_WORLD.rank, "of", MPI.COMM_WORLD.size)
+    sys.stdout.write(f"rank {MPI.COMM_WORLD.rank} of {MPI.COMM_WORLD.size}\\n")  # in one piece
 """)
 
 
@@ -418,13 +444,14 @@ def test_a_world_of_mpiframe(queue: Queue, room: Path, monkeypatch: pytest.Monke
 
 
 def test_the_example(queue: Queue, room: Path) -> None:
-    argv = [sys.executable, str(ROOT / "examples" / "sweep.py"), "--qtype", queue.qtype, "--jobs", "10"]
+    count = 10 if queue.qtype == "local" else 50
+    argv = [sys.executable, str(ROOT / "examples" / "sweep.py"), "--qtype", queue.qtype, "--jobs", str(count)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=100, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     lines = run.stdout.splitlines()
-    assert lines[0].startswith(f"10 fits on {queue.qtype}")
-    assert len(lines) == 13
-    assert "of 10 fits found the star: 58" in lines[-1]
-    assert run.stderr.rstrip().endswith("10/10")
+    assert lines[0].startswith(f"{count} fits on {queue.qtype}")
+    assert len(lines) == count + 3
+    assert f"of {count} fits found the star: 58" in lines[-1]
+    assert run.stderr.rstrip().endswith(f"{count}/{count}")
     assert list(room.iterdir()) == []

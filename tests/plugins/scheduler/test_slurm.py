@@ -6,7 +6,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 
 from mpiframe.plugins.scheduler import (
     Job,
-    JobFailed,
     JobNotFound,
     Queue,
     SchedulerDown,
@@ -81,24 +79,6 @@ def test_what_slurm_refuses(queue: Queue, room: Path) -> None:
     with pytest.raises(SubmitError, match=r"[Mm]emory|not available"):
         Job("true", queue=queue, mem="900GB").submit()
     assert list(room.iterdir()) == []
-
-
-def test_memory_that_runs_out(queue: Queue) -> None:
-    def hog() -> int:
-        kept = []
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if len(kept) < 40:
-                kept.append(bytearray(os.urandom(1024) * 10240))
-            time.sleep(0.05)
-        return len(kept)
-
-    job = Job(hog, queue=queue, mem="150M").submit()
-    assert job.wait(SECONDS)
-    # Without cgroups Slurm kills it and says no more than that.
-    assert (job.state, job.exit_code) == (State.FAILED, -9)
-    with pytest.raises(JobFailed, match="signal 9"):
-        job.result()
 
 
 def test_a_controller_that_is_restarted(queue: Queue, slurm: Any) -> None:
