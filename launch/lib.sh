@@ -43,7 +43,7 @@ npm_tool() {
         local roots=/etc/ssl/certs/ca-certificates.crt
         [ -n "${NODE_EXTRA_CA_CERTS:-}" ] || ! [ -e $roots ] || export NODE_EXTRA_CA_CERTS=$roots
         timeout 300 npm install --prefix "$folder" --ignore-scripts --no-audit --no-fund --loglevel=error \
-            --fetch-retries=1 "$2" >&2 || return 1
+            --fetch-retries=1 "$2" >&2 && [ -x "$program" ] || return 1
         echo "$2" >"$folder/.package"
     fi
     echo "$program"

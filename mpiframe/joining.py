@@ -14,15 +14,11 @@ ended.
 
 from __future__ import annotations
 
-import array
 import contextlib
-import fcntl
 import json
 import os
 import signal
-import stat
 import sys
-import termios
 import threading
 import time
 from collections.abc import Callable
@@ -220,7 +216,7 @@ def await_end(code: int, client: bool) -> None:
         launcher = link()
         if launcher is None:
             return
-        _await_readers()
+        _let_go_of_output()
         with contextlib.suppress(OSError):
             launcher.order(over=code)
     elif not os.path.isdir(os.environ.get(RUN_DIR, "")):
@@ -228,21 +224,19 @@ def await_end(code: int, client: bool) -> None:
     threading.Event().wait(_END_SECONDS)
 
 
-def _await_readers() -> None:
-    """Return when the launcher has read what was printed: it reads no more once it is told to end."""
-    limit = time.monotonic() + _END_SECONDS
+def _let_go_of_output() -> None:
+    """Close what is printed to, and return when the launcher has passed all of it on.
+
+    It passes nothing on any more once it is told to end. A closed pipe or terminal wakes whoever reads it, at
+    once; and what it has read it has written when all its threads are asleep again.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     for fd in (1, 2):
-        count = array.array("i", [0])
-        with contextlib.suppress(OSError):
-            question = termios.TIOCOUTQ if os.isatty(fd) else termios.FIONREAD
-            if not os.isatty(fd) and not stat.S_ISFIFO(os.fstat(fd).st_mode):
-                continue
-            while not fcntl.ioctl(fd, question, count) and count[0] and time.monotonic() < limit:
-                time.sleep(1e-3)  # nothing tells when a pipe has become empty
-    # What it has read it may not have written yet; then one of its threads is at work.
+        os.dup2(nowhere, fd)
+    limit = time.monotonic() + _END_SECONDS
     before, now = None, machine.threads_asleep(os.getppid())
     while (now is None or now != before) and time.monotonic() < limit:
-        time.sleep(1e-3)
+        time.sleep(1e-3)  # nothing tells when another process has gone to sleep
         before, now = now, machine.threads_asleep(os.getppid())
 
 

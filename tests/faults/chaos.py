@@ -151,7 +151,8 @@ class Chaos:
             if not alive:
                 continue
             victim = chance.choice(alive)
-            fault = chance.choices(("kill", "stop", "interrupt"), (2, 3, 4))[0]
+            # A kill comes first, so that there is one in however short a run.
+            fault = chance.choices(("kill", "stop", "interrupt"), (2, 3, 4))[0] if self.faults else "kill"
             try:
                 if fault == "kill":
                     os.kill(victim.pid, signal.SIGKILL)

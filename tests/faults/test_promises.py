@@ -387,6 +387,7 @@ pathlib.Path("now").touch()
 os.kill(client.servers[0].pid, signal.SIGTERM)
 with prompt(mpiframe.ServerLost, "server 1"):
     client.get(list(client._loop.requests) or client.push("1", target=1))[-1].result()
+sys.exit("the server is lost")
 """
     )
     started = launcher.start(world(body))
@@ -401,8 +402,8 @@ with prompt(mpiframe.ServerLost, "server 1"):
 
 CAUGHT = """
 def command():
-    pathlib.Path("busy").touch()
     try:
+        pathlib.Path("busy").touch()
         time.sleep(600)
     except KeyboardInterrupt:
         pathlib.Path("interrupted").touch()
