@@ -2,6 +2,8 @@
 
 `MPIFRAME_TEST_PYTHONS` names the interpreters, each with its MPI: name=python[,VARIABLE=value]*;...
 Without it, the interpreter that runs pytest is the only one, under the name "this".
+
+The tests marked `long` run under `launch/test --faults` and `launch/test --long` only.
 """
 
 from __future__ import annotations
@@ -26,6 +28,19 @@ ROOT = Path(__file__).resolve().parent.parent
 MARK = "MPIFRAME_TEST_MARK"
 SECONDS = 60.0  # for one world of a script; a second or two as a rule
 _LEAVE_SECONDS = 8.0  # for processes and folders to go, once the launcher has ended
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: only with MPIFRAME_TEST_LONG, which `launch/test --long` sets")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("MPIFRAME_TEST_LONG") or "long" in config.option.markexpr:
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long:
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
 
 
 @dataclass(frozen=True)

@@ -449,7 +449,7 @@ def _cpu_seconds(pid: str) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("how", WAITS)
+@pytest.mark.parametrize("how", ["asleep", pytest.param("waiting for an answer", marks=pytest.mark.long)])
 def test_an_idle_world_costs_nothing(launcher: Any, how: str) -> None:
     """No rank uses 1 % of a core: a ratio of times, the same on a slow machine."""
     started = launcher.start(world(IDLE.replace("WAIT", WAITS[how])))
