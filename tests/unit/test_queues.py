@@ -1104,7 +1104,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-LONG = bool(os.environ.get("MPIFRAME_TEST_LONG"))  # `launch/test --faults` or --long looks further, and at random
+LONG = bool(os.environ.get("MPIFRAME_TEST_LONG"))  # `launch/test --faults`: further, at random
 TestHistories.settings = settings(
     max_examples=1_500 if LONG else 250,
     stateful_step_count=80 if LONG else 40,
