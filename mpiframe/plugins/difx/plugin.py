@@ -2,23 +2,27 @@
 
 difx = client.plugin("difx", target=1, roots=["/data"])
 
-Commands for files, versions, messages, spectra; events of a subscriber are tuples whose first item says what
-they are: ("message", Message), ("spectrum", number, Update).
+Commands for files, versions, messages, passes, machines, jobs, spectra. A subscriber's events are tuples, of
+which the first item says what they are: ("message", Message), ("spectrum", number, Update), ("file", path),
+("machines", step, text), ("job", JobEvent), ("queue", Waiting).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mpiframe.plugins.base import Context, Plugin, command
-from mpiframe.plugins.difx.file_commands import DifxFiles, FileCommands
+from mpiframe.plugins.difx.file_commands import DifxFiles
+from mpiframe.plugins.difx.job_commands import JobCommands
+from mpiframe.plugins.difx.jobs import JobOptions, Jobs
 from mpiframe.plugins.difx.messages_commands import MessageCommands
 from mpiframe.plugins.difx.monitor_commands import MonitorCommands
 from mpiframe.plugins.difx.multicast import Group
+from mpiframe.plugins.difx.stopping import Patience
 from mpiframe.plugins.difx.versions import VersionError, Versions, shown_environment
 
 
@@ -29,6 +33,8 @@ class DifxOptions:
     interface: of the messages, by name or address. group, port: of the messages, None takes those of the
     environment. base: the folder of DiFX's versions, None takes $DIFX_BASE. version: which one, None takes
     $DIFX_VERSION, DIFX-DEVEL or the only one. shown: more environment variables that clients may see.
+    program, mpirun, mpi_options, environment: of jobs, where these do not say, as for `JobOptions`.
+    patience: how long each means of stopping a job is given.
     """
 
     roots: Sequence[str] = ()
@@ -38,12 +44,18 @@ class DifxOptions:
     base: str | None = None
     version: str | None = None
     shown: Sequence[str] = ()
+    program: str = "mpifxcorr"
+    mpirun: str = "mpirun"
+    mpi_options: str | Sequence[str] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    patience: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
         for what in ("roots", "shown"):
             if isinstance(getattr(self, what), str):
                 raise ValueError(f"{what} is a list, not the text {getattr(self, what)!r}")
         self.messages()
+        self.job_options({})
         if self.version is not None:
             Versions(self.base).choose(self.version)
 
@@ -51,6 +63,12 @@ class DifxOptions:
         """The group of the messages. Raises MessageError."""
         found = Group.find(self.interface)
         return Group(self.group or found.address, self.port or found.port, self.interface)
+
+    def job_options(self, given: dict[str, Any]) -> JobOptions:
+        """Options of a job, ours where they are not given. Raises ValueError."""
+        ours = {name: getattr(self, name) for name in ("version", "program", "mpirun", "mpi_options")}
+        environment = {**self.environment, **given.get("environment", {})}
+        return JobOptions(**{**ours, **given, "environment": environment})
 
     def folders(self) -> list[str]:
         """The roots."""
@@ -90,8 +108,8 @@ class DifxFace(DifxFiles):
         return repr(self._proxy)
 
 
-class Difx(FileCommands, MessageCommands, MonitorCommands, Plugin):
-    """Files, versions, messages and spectra of a DiFX correlator."""
+class Difx(JobCommands, MessageCommands, MonitorCommands, Plugin):
+    """Files, versions, messages, jobs and spectra of a DiFX correlator."""
 
     name = "difx"
     Options = DifxOptions
@@ -102,9 +120,12 @@ class Difx(FileCommands, MessageCommands, MonitorCommands, Plugin):
         self.context = context
         config: DifxOptions = context.config
         self._versions = Versions(config.base)
+        self._jobs: Jobs | None = None
 
     def stop(self) -> None:
         """End what runs, hear no more, and let go of the files."""
+        if self._jobs is not None:
+            self.jobs_close()
         self.monitors_close()
         self.messages_close()
         self.files_close()
@@ -113,6 +134,20 @@ class Difx(FileCommands, MessageCommands, MonitorCommands, Plugin):
         """Of the options."""
         config: DifxOptions = self.context.config
         return config.folders()
+
+    @property
+    def jobs(self) -> Jobs:
+        """The jobs of this host."""
+        if self._jobs is None:
+            config: DifxOptions = self.context.config
+            self._jobs = Jobs(self.files, config.messages(), self._versions, patience=config.patience)
+        return self._jobs
+
+    def job_options(self, given: dict[str, Any]) -> JobOptions:
+        """Options of a job, those of the plugin where they are not given."""
+        super().job_options(given)
+        config: DifxOptions = self.context.config
+        return config.job_options(given)
 
     def messages_group(self) -> Group:
         """Of the options, else of the environment."""
