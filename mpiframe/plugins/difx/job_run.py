@@ -308,8 +308,8 @@ class JobRun:
                 self.state = body.state
             if body.state in ANSWERS:
                 self._answered.set()
-            if body.progress is not None:
-                self.progress = body.progress
+            if body.progress is not None:  # the last of them may speak of no visibilities
+                self.progress = max(self.progress or 0.0, body.progress)
             self._tell(JobStep.STATUS, body.message, body)
         if log is not None:
             try:

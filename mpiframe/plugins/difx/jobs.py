@@ -40,7 +40,8 @@ class JobOptions:
     force: delete the output of an earlier run, which else is an error. restart_seconds: begin so far into the
     job, and keep what there is. check: what to do with the verdict of checkmpifxcorr: "require" a good one,
     "warn", run "only" that, or "no" check. program: the correlator. version: of DiFX, None the usual one.
-    mpirun, mpi_options: as for `Mpirun.find`. environment: more variables for the job, on all hosts.
+    mpirun, mpi_options: as for `Mpirun.find`. environment: more variables for the job, on all hosts, and
+    for mpirun itself, which sees nothing of what a batch system or an MPI tells this process.
     """
 
     force: bool = False
