@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -32,7 +33,7 @@ _LAST_LINES = 40
 _CHECK_SECONDS = 120.0
 _QUIET_SECONDS = 0.1  # what a job said last is heard when it says nothing for so long
 _LAST_WORDS_SECONDS = 1.0
-_BAD = ("FATAL", "SEVERE", "ERROR")
+_BAD = re.compile(r"\s*(fatal|severe|error)\b", re.IGNORECASE)
 ANSWERS = (DifxState.TERMINATING, DifxState.TERMINATED, DifxState.ABORTING)
 """States by which a job says that it heard that it is to end."""
 
@@ -180,7 +181,7 @@ class JobRun:
         bad: list[str] = []
 
         def said(stream: str, line: str) -> None:
-            if stream == "stderr" and line.lstrip().upper().startswith(_BAD):
+            if stream == "stderr" and _BAD.match(line):
                 bad.append(line)
             self._tell(JobStep.MESSAGE if stream == "stdout" else JobStep.WARNING, line)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -89,8 +90,8 @@ class Program:
     def end(self, seconds: float) -> bool:
         """SIGTERM, after so many seconds SIGKILL; whether all of it is gone then."""
         self.signal(signal.SIGTERM)
-        if self.wait(seconds) is None or members(self.session):
-            self.signal(signal.SIGKILL)
+        self.wait(seconds)
+        self.signal(signal.SIGKILL)
         self.wait(_KILLED_SECONDS)
         return not members(self.session)
 
@@ -193,17 +194,25 @@ def members(session: int) -> list[int]:
 
 
 def signal_session(session: int, number: int) -> int:
-    """Send a signal to each process of a session; to how many."""
+    """Send a signal to each process of a session; to how many. SIGKILL is sent until none is left."""
     count = 0
-    for pid in members(session):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            handle = os.pidfd_open(pid)
-            try:
-                if _session(pid) == session:  # and not another one with its number
-                    signal.pidfd_send_signal(handle, number)
-                    count += 1
-            finally:
-                os.close(handle)
+    deadline = time.monotonic() + _KILLED_SECONDS
+    while found := members(session):
+        with contextlib.ExitStack() as stack:
+            poller = select.poll()
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    handle = os.pidfd_open(pid)
+                    stack.callback(os.close, handle)
+                    if _session(pid) == session:  # and not another one with its number
+                        signal.pidfd_send_signal(handle, number)
+                        poller.register(handle, select.POLLIN)
+                        count += 1
+            left = deadline - time.monotonic()
+            if number != signal.SIGKILL or left <= 0:
+                break
+            # Once more, when one of them is gone: what it started meanwhile was not among them.
+            poller.poll(left * 1000)
     return count
 
 

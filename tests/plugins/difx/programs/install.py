@@ -27,7 +27,8 @@ def install(folder: Path, python: str = sys.executable) -> Path:
         source = (HERE / f"{name}.py").read_text()
         path = programs / name
         # Under its own name, for a job's processes are found by that.
-        path.write_text(f"#!{python}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nexec(compile({source!r}, __file__, 'exec'))\n")
+        setup = f"#!{python}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        path.write_text(f"{setup}exec(compile({source!r}, __file__, 'exec'))\n")
         path.chmod(0o755)
     setup = folder / "bin" / f"rungeneric.{VERSION}"
     setup.write_text(f'#!/bin/sh\nPATH="{programs}:$PATH"\nexport PATH\nexec "$@"\n')

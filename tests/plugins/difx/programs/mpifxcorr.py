@@ -51,10 +51,10 @@ class Correlator:
         self.sender.send(Alert(message=text, severity=int(severity)))
 
     def run(self) -> int:
-        Listener(self.group).subscribe(self.hear, [Info, Stop, Status], [self.name])
-        self.meet()
         self.say(f"MPI Process {self.rank} is running on host {socket.gethostname()}")
         self.say(f"MPI Process {self.rank} is about to process input file")
+        Listener(self.group).subscribe(self.hear, [Info, Stop, Status], [self.name])
+        self.meet()
         job = Input.read(self.path)
         if self.size < len(job.datastreams) + 2:
             self.say(f"{self.size} processes are too few", Severity.FATAL)
@@ -144,7 +144,12 @@ class Correlator:
     def write(self, job: Input, folder: str, number: int, step: float) -> None:
         import numpy as np  # by rank 0 only: it takes a while
 
-        from mpiframe.plugins.difx.formats.visibilities import baseline_number, file_name, make_headers, write_records
+        from mpiframe.plugins.difx.formats.visibilities import (
+            baseline_number,
+            file_name,
+            make_headers,
+            write_records,
+        )
 
         random = np.random.default_rng(number)
         products = job.products()
