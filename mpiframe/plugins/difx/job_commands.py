@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from mpiframe.plugins.base import command
+from mpiframe.plugins.difx import job_cli
 from mpiframe.plugins.difx.file_commands import FileCommands
 from mpiframe.plugins.difx.formats.difxlog import Run
 from mpiframe.plugins.difx.job_events import JobError, JobEvent, JobResult, MachinesStep, StopReport
@@ -165,6 +166,11 @@ class JobCommands(FileCommands):
     def history(self, job: str) -> list[Run]:
         """All runs that a job's .difxlog tells of, in full, the oldest first."""
         return self.jobs.log(job)
+
+    @command
+    def batch_command(self, job: str, **options: Any) -> list[str]:
+        """The command line by which a batch system runs a job; options as for `start_job`."""
+        return job_cli.command(job, self.jobs.group.interface, self.job_options(options))
 
     # -- the queue --
 

@@ -92,7 +92,10 @@ class JobRun:
                     program.end(patience.signalled)
                 begun = time.monotonic()
                 gone = self._awaited(patience.killed)
-                return StopReport(self.input, gone, "nothing", time.monotonic() - begun)
+                # It may have been on its way to the hosts all the same.
+                states = self._hosts.look(patience.killed) if self._hosts is not None else []
+                gone = gone and all(one.gone for one in states)
+                return StopReport(self.input, gone, "nothing", time.monotonic() - begun, tuple(states))
             report = stop(
                 Stoppable(
                     self.input,

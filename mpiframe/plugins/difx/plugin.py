@@ -107,6 +107,25 @@ class DifxFace(DifxFiles):
     def __repr__(self) -> str:
         return repr(self._proxy)
 
+    def schedule(
+        self,
+        scheduler: Any,
+        job: str,
+        *,
+        after: Sequence[str] = (),
+        batch: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> str:
+        """Submit a job to the batch system of a scheduler plugin; the batch system's id of it.
+
+        scheduler: what `client.plugin("scheduler", ...)` returned. after: ids of what has to be done first.
+        batch: options of the scheduler, as partition or time. options: as for `start_job`.
+        """
+        given = dict(batch or {})
+        if after:
+            given["depends"] = list(after)
+        return str(scheduler.submit(self._proxy.batch_command(job, **options), **given))
+
 
 class Difx(JobCommands, MessageCommands, MonitorCommands, Plugin):
     """Files, versions, messages, jobs and spectra of a DiFX correlator."""

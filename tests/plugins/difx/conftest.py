@@ -74,7 +74,9 @@ def mpiruns() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`mpirun`: of the last MPI; `each_mpirun`: of each."""
-    for name, found in (("mpirun", mpiruns()[-1:]), ("each_mpirun", mpiruns())):
+    """`mpirun`: of the last MPI; `each_mpirun`: of each; `long_mpirun`: of each in a long run only."""
+    last = mpiruns()[-1:]
+    long = mpiruns() if os.environ.get("MPIFRAME_TEST_LONG") else last
+    for name, found in (("mpirun", last), ("each_mpirun", mpiruns()), ("long_mpirun", long)):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, found, ids=lambda path: Path(path).parent.parent.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ from mpiframe.plugins.difx.stopping import Patience
 from mpiframe.plugins.difx.versions import VersionError, Versions
 
 SECONDS = 40.0
+DATA = Path(__file__).parent / "data" / "real_run_tiny"
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -46,10 +49,10 @@ def jobs(files: Files, group: Group, versions: Versions) -> Iterator[Jobs]:
 
 
 @pytest.fixture
-def made(experiment: Path, files: Files, versions: Versions) -> str:
+def made(experiment: Path, files: Files) -> str:
     """The .input file of a job on this host that is ready to be started."""
-    report = Pass(str(experiment), "tiny.v2d", files, versions).run()
-    assert report.successful
+    for suffix in (".input", ".calc", ".im", ".flag"):
+        shutil.copy((DATA / "tiny_1").with_suffix(suffix), experiment)
     path = str(experiment / "tiny_1.input")
     define_machines(path, "localhost", ["localhost"] * 2, [("localhost", 2)], files)
     return path
@@ -178,6 +181,22 @@ def test_a_stuck_job_is_ended_with_all_that_it_started(jobs: Jobs, made: str, ea
     assert report.seconds < 5
     assert members(session) == []
     assert run.wait(1).outcome is Outcome.TERMINATED
+
+
+def test_a_job_that_has_hardly_begun_is_stopped(jobs: Jobs, made: str, mpirun: str) -> None:
+    for step in (JobStep.STARTED, JobStep.RUNNING, None):
+        reached = threading.Event()
+        run = jobs.start(
+            made,
+            JobOptions(mpirun=mpirun, environment={"STAND_IN": "stuck"}, check="no", force=True),
+            lambda event, step=step, reached=reached: event.step is step and reached.set(),
+        )
+        assert step is None or reached.wait(SECONDS)
+        report = jobs.stop(run.number)
+        assert report.gone, report
+        assert run.wait(1).outcome is Outcome.TERMINATED
+        options = JobOptions(mpirun=mpirun)
+        assert jobs.hosts(made, ["localhost"], options, jobs.mpirun(options)).look(SECONDS)[0].gone
 
 
 def test_two_jobs_at_once(jobs: Jobs, made: str, experiment: Path, files: Files, mpirun: str) -> None:
@@ -314,6 +333,41 @@ def test_a_host_that_cannot_be_asked_is_not_called_gone(jobs: Jobs, made: str, m
     assert state.left is None
     assert not state.gone
     assert state.error
+
+
+# -- without a session ----------------------------------------------------------------------------
+
+
+def test_a_job_from_the_command_line(made: str, group: Group, versions: Versions, mpirun: str) -> None:
+    def difx(*words: str, **variables: str) -> subprocess.Popen[str]:
+        env = os.environ | {"DIFX_BASE": versions.base, "PYTHONPATH": str(ROOT)} | variables
+        command = [sys.executable, "-m", "mpiframe", "difx", *words, made, "--mpirun", mpirun]
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    run = difx("run", "--force")
+    out, err = run.communicate(timeout=SECONDS)
+    assert run.returncode == 0, err
+    assert f"{made}: done: done (" in out
+    assert "Running 75.3%" in err
+    # It is there already, which is an error; and one that is ended is ended on all its hosts.
+    assert "force=True" in difx("run", "--check=no").communicate(timeout=SECONDS)[0]
+    run = difx("run", "--check=no", "--force", STAND_IN="slow")
+    assert run.stderr is not None
+    while "Running" not in run.stderr.readline():
+        assert run.poll() is None
+    run.terminate()
+    out, err = run.communicate(timeout=SECONDS)
+    assert run.returncode == 130
+    assert "gone after" in err
+    assert "terminated" in out
+    # Nothing runs: there is nothing to be done, and nothing is left.
+    stop = difx("stop")
+    out, err = stop.communicate(timeout=SECONDS)
+    assert stop.returncode == 0, err
+    assert "localhost: gone" in out
+    wrong = difx("stop", "--program", "a b")
+    assert "no name of a program" in wrong.communicate(timeout=SECONDS)[1]
+    assert wrong.returncode == 1
 
 
 # -- passes ---------------------------------------------------------------------------------------

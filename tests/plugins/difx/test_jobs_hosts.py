@@ -61,7 +61,7 @@ print(json.dumps(told))
 """
 
 
-def test_a_stuck_job_on_three_hosts_is_gone_within_five_seconds(each_mpirun: str) -> None:
+def test_a_stuck_job_on_three_hosts_is_gone_within_five_seconds(long_mpirun: str) -> None:
     with tempfile.TemporaryDirectory(prefix="mf-difx-", dir="/tmp") as text:
         folder = Path(text)
         script = folder / "script.py"
@@ -71,9 +71,9 @@ def test_a_stuck_job_on_three_hosts_is_gone_within_five_seconds(each_mpirun: str
                 for host in hosts.hosts:
                     host.run("ip", "route", "add", "224.0.0.0/4", "dev", "eth0")
                 allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-                path = os.pathsep.join([str(Path(each_mpirun).parent), os.environ.get("PATH", "")])
+                path = os.pathsep.join([str(Path(long_mpirun).parent), os.environ.get("PATH", "")])
                 env = {**os.environ, **hosts.environment, **allowed, "PYTHONPATH": str(ROOT), "PATH": path}
-                words = [hosts.interpreter(sys.executable), str(script), str(folder), each_mpirun]
+                words = [hosts.interpreter(sys.executable), str(script), str(folder), long_mpirun]
                 ended = subprocess.run(
                     words, env=env, capture_output=True, text=True, timeout=SECONDS, check=False
                 )

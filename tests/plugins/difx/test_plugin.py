@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mpiframe.plugins.difx.plugin import Difx, DifxOptions
+from tests.plugins.difx.conftest import mpiruns
 from tests.plugins.difx.programs.install import install
 from tests.plugins.scheduler.test_plugin import declared
 
@@ -25,11 +26,11 @@ from mpiframe.plugins.difx.files import CHUNK_BYTES
 from mpiframe.plugins.difx.messages_bodies import Info
 from mpiframe.plugins.difx.stopping import Patience
 
-root, mpirun, data = sys.argv[1:]
+root, mpirun, data = sys.argv[1:4]
 SECONDS = 40
 with mpiframe.Client() as client:
     difx = client.plugin(
-        "difx", target=1, roots=[root], mpirun=mpirun, environment={"STAND_IN": ""}, shown=["STAND_IN_SHOWN"]
+        "difx", target=1, roots=[root], mpirun=mpirun, shown=["STAND_IN_SHOWN"]
     )
     events = {}
     def sort(server, event):
@@ -115,6 +116,21 @@ with mpiframe.Client() as client:
     assert difx.wait_queued(later).text == f"job {slow}, for which it waits, is failed"
     assert [one.state for one in difx.queue()] == ["failed", "dropped", "dropped"]
 
+    # By a batch system, the second after the first.
+    if len(sys.argv) > 4:
+        sched = client.plugin("scheduler", target=1, qtype="local")
+        first = difx.schedule(sched, job, force=True, batch={"dir": root})
+        second = difx.schedule(sched, job, force=True, check="no", after=[first], batch={"dir": root})
+        for number in (first, second):
+            code, out, err = sched.get(number)
+            assert code == 0, (out, err)
+            assert "done: done" in out, (out, err)
+            assert "Done 100.0%" in err
+        assert len(difx.history(job)) == 3 + 1
+        sched.unload()
+        from mpiframe.plugins.scheduler.local import LocalBackend
+        LocalBackend().stop()
+
     # What is wrong is said.
     for call, text in (
         (lambda: difx.start_job(job, forse=True), "no option 'forse'"),
@@ -156,10 +172,12 @@ def test_a_session(launcher: Any, tmp_path: Path) -> None:
         "DIFX_MESSAGE_GROUP": "239.78.7.7",
         "DIFX_MESSAGE_PORT": str(50000 + os.getpid() % 10000),
         "STAND_IN_SHOWN": "yes",
+        "MPIFRAME_SCHEDULER_STATE": str(tmp_path / "state"),
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     }
     words = [str(tmp_path / "script.py"), str(root), str(mpirun), str(DATA)]
+    words += ["schedule"] if str(mpirun) == mpiruns()[-1] else []
     ended = launcher.run(words, 2, env=env, seconds=90).expect(0)
     assert ended.stdout == "all well\n", ended.said
 
