@@ -50,6 +50,7 @@ setup(
         "mpiframe.plugins": [
             "scheduler = mpiframe.plugins.scheduler.plugin:Scheduler",
             "grid = mpiframe.plugins.grid.plugin:Grid",
+            "difx = mpiframe.plugins.difx.plugin:Difx",
         ],
     },
     classifiers=[

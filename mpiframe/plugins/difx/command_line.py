@@ -7,13 +7,14 @@ import contextlib
 import sys
 
 from mpiframe.errors import MpiframeError
+from mpiframe.plugins.difx import job_cli
 
 _FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands, added to the parser of `mpiframe difx`."""
-    commands = parser.add_subparsers(dest="difx_command", required=True, metavar="plot")
+    commands = parser.add_subparsers(dest="difx_command", required=True, metavar="plot|run|stop")
     plot = commands.add_parser(
         "plot",
         help="draw amplitude, phase and lag spectrum of a baseline",
@@ -38,11 +39,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="no more often than this with --follow (default: %(default)s)",
     )
+    job_cli.add_arguments(
+        commands.add_parser(
+            "run",
+            help="run a job whose files are all there",
+            description="Run mpifxcorr on the hosts of a job's .machines file, to its end.",
+            epilog="SIGTERM and Ctrl-C end the job, on all its hosts. The exit status is 0 if it was done.",
+            allow_abbrev=False,
+        ),
+        commands.add_parser(
+            "stop",
+            help="end a job, whoever started it",
+            description="End a job on all hosts of its .machines file, and look whether it is gone there.",
+            epilog="The exit status is 0 if nothing of it is left, which was seen on all hosts.",
+            allow_abbrev=False,
+        ),
+    )
     plot.add_argument("-o", dest="output", metavar="FILE", help="the picture (default: JOB.A-B.png)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say, and return the exit status: 1 with a message if that failed."""
+    if options.difx_command in ("run", "stop"):
+        try:
+            return job_cli.run(options)
+        except (MpiframeError, OSError, ValueError) as error:
+            print(f"mpiframe difx {options.difx_command}: {error}", file=sys.stderr)
+            return _FAILED
+
     from mpiframe.plugins.difx import plot
 
     chosen = {"freqs": options.freq, "polarisations": options.pol, "source": options.source}

@@ -265,6 +265,11 @@ class Files:
                 offset += len(piece)
             return b"".join(pieces)
 
+    def size(self, path: str) -> int:
+        """Bytes of a file that can be read."""
+        with self._reading(path) as (_, total):
+            return total
+
     def chunks(
         self, path: str, *, size: int = CHUNK_BYTES, progress: Progress | None = None
     ) -> Iterator[bytes]:
