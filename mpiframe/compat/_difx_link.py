@@ -1,0 +1,106 @@
+"""How DiFXControl's clients reach a server: by TCP, or by MPI through the DiFX plugin of a server of a world.
+
+Either way the client has a socket. Over MPI its other end is in this process, and what comes there travels
+as commands and events of the plugin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import threading
+from typing import Any
+
+from mpiframe.plugins.difx.protocol import Id, write_packet
+
+TOKEN_FILE = "MPIFRAME_DIFX_TOKEN_FILE"
+"""The variable with the path of a file that holds the token of a gateway."""
+CA_FILE, CERT_FILE, KEY_FILE = "MPIFRAME_DIFX_CA", "MPIFRAME_DIFX_CERT", "MPIFRAME_DIFX_KEY"
+"""Variables with paths: of the CA of a gateway with TLS, and of a client's own certificate and key."""
+_READ_BYTES = 1 << 18
+_plugins: list[Any] = []
+
+
+def mpi_mode_on(client: Any, target: Any = 1, **options: Any) -> None:
+    """Connect by MPI from now on: to the DiFX plugin of a server of an `mpiframe.Client`.
+
+    target: its rank; options: of the plugin, such as roots. Host and port of `connect` are not used then.
+    """
+    mpi_mode_off()
+    _plugins.append(client.plugin("difx", target=target, **options))
+
+
+def mpi_mode_off() -> None:
+    """Connect by TCP again. Connections that there are stay."""
+    _plugins.clear()
+
+
+def connected(host: str, port: int, seconds: float) -> socket.socket:
+    """A socket to a server. Raises OSError."""
+    if _plugins:
+        return by_mpi(_plugins[-1])
+    made = socket.create_connection((host, port), seconds)
+    try:
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if ca := os.environ.get(CA_FILE):
+            context = ssl.create_default_context(cafile=ca)
+            if certificate := os.environ.get(CERT_FILE):
+                context.load_cert_chain(certificate, os.environ.get(KEY_FILE))
+            made = context.wrap_socket(made, server_hostname=host)
+        if path := os.environ.get(TOKEN_FILE):
+            with open(path, encoding="utf-8") as file:
+                made.sendall(write_packet(Id.TOKEN, file.read().strip().encode()))
+        made.settimeout(None)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def by_mpi(plugin: Any) -> socket.socket:
+    """A socket whose other end is the gateway in the DiFX plugin of a server."""
+    ours, theirs = socket.socketpair()
+    early: list[tuple[int, bytes]] = []
+    number: list[int] = []
+    lock = threading.Lock()
+
+    def take(found: int, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # the client has closed
+            if number == [found]:
+                theirs.sendall(data) if data else theirs.shutdown(socket.SHUT_WR)
+
+    def hear(_: int, event: Any) -> None:
+        if not (isinstance(event, tuple) and event[:1] == ("packets",)):
+            return
+        with lock:
+            if not number:
+                early.append(event[1:])
+                return
+        take(*event[1:])
+
+    forget = plugin.subscribe(hear)
+    opened = plugin.gateway_open()
+    with lock:
+        number.append(opened)
+        for one in early:
+            take(*one)
+
+    def send() -> None:
+        try:
+            while data := theirs.recv(_READ_BYTES):
+                plugin.gateway_send(opened, data)
+        except OSError:
+            pass
+        except Exception:  # the server is lost, or the world has ended: that is the end of the connection
+            with contextlib.suppress(OSError):
+                theirs.shutdown(socket.SHUT_RDWR)
+        finally:
+            forget()
+            with contextlib.suppress(Exception):
+                plugin.gateway_close(opened)
+            theirs.close()
+
+    threading.Thread(target=send, name=f"DiFX by MPI {opened}", daemon=True).start()
+    return ours

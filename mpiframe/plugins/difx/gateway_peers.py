@@ -1,0 +1,37 @@
+"""Who is at the other end of a connection on the loopback: Linux says whose socket it is."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+_TABLES = {socket.AF_INET: "/proc/net/tcp", socket.AF_INET6: "/proc/net/tcp6"}
+
+
+def owner_of_peer(connection: socket.socket) -> int | None:
+    """The user that has the other end of a connection within this machine, None if that is not known."""
+    if connection.family not in _TABLES:
+        return None
+    wanted = (_shown(connection.family, connection.getpeername()), _shown(connection.family, connection.getsockname()))
+    try:
+        with open(_TABLES[connection.family], encoding="ascii") as table:
+            for line in table:
+                fields = line.split()
+                if len(fields) > 7 and (fields[1], fields[2]) == wanted:
+                    return int(fields[7])
+    except OSError:
+        pass
+    return None
+
+
+def may_connect(connection: socket.socket) -> bool:
+    """Whether the other end belongs to our own user, or to root."""
+    return owner_of_peer(connection) in (os.getuid(), 0)
+
+
+def _shown(family: int, address: tuple[str, int]) -> str:
+    """An address as the kernel's table has it: words in the machine's own order."""
+    packed = socket.inet_pton(family, address[0])
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    return "".join(f"{word:08X}" for word in words) + f":{address[1]:04X}"
