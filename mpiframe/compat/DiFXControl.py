@@ -4,8 +4,8 @@ from mpiframe.compat import DiFXControl
 difx = DiFXControl.Client()
 difx.connect("headnode", 50200)      # a guiServer, or `mpiframe difx serve`
 
-After `DiFXControl.mpi_mode_on(client)` connections go to the DiFX plugin of a server instead. Written from the
-documentation and the packets. What differs from the original: time-outs call back and begin anew with
+After `DiFXControl.mpi_mode_on(client)` connections go to the DiFX plugin of a server instead. Written from
+the documentation and the packets. What differs from the original: time-outs call back and begin anew with
 each packet, empty files come at once, nothing is printed but what one asks for, the thread that
 listens does not keep a script from ending. Content that is no UTF-8 is kept, as surrogates.
 """
@@ -20,6 +20,7 @@ import socket
 import struct
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
@@ -50,7 +51,14 @@ from mpiframe.compat._difx_xml import (
     XMLMessage,
     parseXML,
 )
-from mpiframe.plugins.difx.protocol import ProtocolError, Reader, read_int, write_counted, write_int, write_packet
+from mpiframe.plugins.difx.protocol import (
+    ProtocolError,
+    Reader,
+    read_int,
+    write_counted,
+    write_int,
+    write_packet,
+)
 
 __all__ = [
     "Client", "DifxAlertMessage", "DifxCommandMessage", "DifxDiagnosticMessage", "DifxFileOperation",
@@ -126,7 +134,10 @@ class MonitorThread(threading.Thread):
             for packet in self._packets.feed(data):
                 content = packet.data if packet.channel < 0 else write_int(packet.channel) + packet.data
                 if self._callback is not None:
-                    self._callback(packet.id, content or None)
+                    try:
+                        self._callback(packet.id, content or None)
+                    except Exception:  # of a script's function: the packets that follow are for others, too
+                        traceback.print_exc()
         except ProtocolError:
             self._fail(self.packetLengthFail)
 
@@ -589,7 +600,7 @@ class Client:
         """
         self.fileSize: int | None = None
         self.fileContent = b""
-        state = {"ended": False}
+        state: dict[str, int] = {"ended": False}
 
         def take(item: bytes) -> None:
             if self.fileSize is None:
@@ -650,7 +661,7 @@ class Client:
         """(the time, [(an .input file, (when, its state))]); (None, None) if no answer came."""
         found: list[tuple[str, tuple[str | None, str]]] = []
         moment: list[str] = []
-        state = {"ended": False, "heard": 0}
+        state: dict[str, int] = {"ended": False, "heard": 0}
         others = {105: "No .difxlog", 107: ".difxlog open error", 108: "No status in .difxlog"}
         frames = Frames()
 

@@ -8,7 +8,8 @@ from mpiframe.compat.DiFXControl import Client as _Client
 
 _SHARED = frozenset(
     {
-        "socketOK", "sock", "monitorThread", "bytesReceived", "versionPreference", "serverVersion", "difxBase",
+        "socketOK", "sock", "monitorThread", "bytesReceived", "versionPreference", "serverVersion",
+        "difxBase",
         "serverUser", "availableVersion", "serverEnvironment", "channelResponse", "channelPool",
         "channelCallbacks", "_waitTime", "_runFile", "_news", "_sending", "_allCallbacks", "_relayCallbacks",
         "_failCallbacks", "_finalCallback", "_intervalCallback", "_timeoutCallback", "_messageCallback",

@@ -22,7 +22,7 @@ _KINDS = {
 
 
 class MonitorMethods(Client):
-    """Spectra while a job runs. Data are attributes, such as `lag` and `lagDelay`, set before its callback."""
+    """Spectra while a job runs. Data are attributes, as `lag` and `lagDelay`, set before a callback."""
 
     _inputFile: str | None
 
@@ -146,7 +146,14 @@ class MonitorMethods(Client):
         if not scans:
             return
         scan = scans[-1]
-        texts = (ids.SCAN_NAME, ids.SCAN_START, ids.SCAN_END, ids.SOURCE, ids.RIGHT_ASCENSION, ids.DECLINATION)
+        texts = (
+            ids.SCAN_NAME,
+            ids.SCAN_START,
+            ids.SCAN_END,
+            ids.SOURCE,
+            ids.RIGHT_ASCENSION,
+            ids.DECLINATION,
+        )
         if number in texts:
             scan[texts.index(number)] = text_of(data)
         elif number == ids.BASELINES:

@@ -73,7 +73,7 @@ class DifxLoadMessage(XMLMessage):
 class Mark5StatusMessage(XMLMessage):
     """What a Mark 5 unit does."""
 
-    fields = {
+    fields: ClassVar[dict[str, str]] = {
         "inputFile": "input",
         **_same(
             "bankAVSN", "bankBVSN", "statusWord", "activeBank", "state", "scanNumber", "scanName", "position",
@@ -85,13 +85,13 @@ class Mark5StatusMessage(XMLMessage):
 class DifxAlertMessage(XMLMessage):
     """What a program has to say."""
 
-    fields = {"inputFile": "input", **_same("alertMessage", "severity")}
+    fields: ClassVar[dict[str, str]] = {"inputFile": "input", **_same("alertMessage", "severity")}
 
 
 class DifxStatusMessage(XMLMessage):
     """Where a job is; weights: (antenna, weight) texts."""
 
-    fields = {
+    fields: ClassVar[dict[str, str]] = {
         "inputFile": "input",
         **_same("state", "message", "visibilityMJD", "jobstartMJD", "jobstopMJD"),
     }
@@ -129,7 +129,10 @@ class DifxParameter(XMLMessage):
 class DifxStart(XMLMessage):
     """A job is to start."""
 
-    fields = {"inputFile": "input", **_same("force", "difxVersion", "restartSeconds", "address", "port")}
+    fields: ClassVar[dict[str, str]] = {
+        "inputFile": "input",
+        **_same("force", "difxVersion", "restartSeconds", "address", "port"),
+    }
 
     def _take(self, body: Element) -> None:
         _take_nodes(self, body)
@@ -152,7 +155,10 @@ def _take_nodes(message: XMLMessage, body: Element) -> None:
 class DifxStop(XMLMessage):
     """A job is to end."""
 
-    fields = {"inputFile": "input", **_same("mpiWrapper", "difxVersion", "difxProgram")}
+    fields: ClassVar[dict[str, str]] = {
+        "inputFile": "input",
+        **_same("mpiWrapper", "difxVersion", "difxProgram"),
+    }
 
 
 class DifxSmartMessage(XMLMessage):
@@ -182,7 +188,7 @@ class DifxTransientMessage(XMLMessage):
 class Mark5VersionMessage(XMLMessage):
     """The versions of a Mark 5 unit."""
 
-    fields = {
+    fields: ClassVar[dict[str, str]] = {
         **_same("ApiVer", "ApiDate", "FirmVer", "MonVer", "XbarVer", "AtaVer", "UAtaVer", "DriverVer"),
         **_same("BoardType", "SerialNum", "PCBVer", "PCBType", "PCBSubType", "FPGAConfig", "FPGAConfigVer"),
         "NumChannels": "NumChannels",
@@ -197,7 +203,7 @@ class Mark5VersionMessage(XMLMessage):
 class Mark5DriveStatsMessage(XMLMessage):
     """The statistics of a drive; bins: by number."""
 
-    fields = {
+    fields: ClassVar[dict[str, str]] = {
         **_same("serialNumber", "modelNumber", "size", "moduleVSN", "moduleSlot", "startMJD", "stopMJD"),
         "driveType": "type",
         "startByte": "startByte",
@@ -222,7 +228,7 @@ class DifxFileOperation(XMLMessage):
 class DifxVex2DifxRun(XMLMessage):
     """vex2difx is to be run."""
 
-    fields = {
+    fields: ClassVar[dict[str, str]] = {
         **_same("user", "difxVersion", "passPath", "address", "port"),
         "headNode": "node",
         "v2dFile": "file",
@@ -233,7 +239,7 @@ class DifxVex2DifxRun(XMLMessage):
 class DifxMachinesDefinition(XMLMessage):
     """A job's machines."""
 
-    fields = {
+    fields: ClassVar[dict[str, str]] = {
         "inputFile": "input",
         **_same("difxVersion", "testProcessors", "machinesFile", "threadsFile", "address", "port"),
     }
@@ -263,8 +269,9 @@ class DifxMark5Copy(XMLMessage):
 _CLASSES: dict[str, type[XMLMessage] | None] = {
     one.__name__: one
     for one in (
-        DifxLoadMessage, Mark5StatusMessage, DifxAlertMessage, DifxStatusMessage, DifxInfoMessage, DifxParameter,
-        DifxStart, DifxStop, DifxSmartMessage, DifxDiagnosticMessage, DifxTransientMessage, Mark5VersionMessage,
+        DifxLoadMessage, Mark5StatusMessage, DifxAlertMessage, DifxStatusMessage, DifxInfoMessage,
+        DifxParameter, DifxStart, DifxStop, DifxSmartMessage, DifxDiagnosticMessage, DifxTransientMessage,
+        Mark5VersionMessage,
         Mark5DriveStatsMessage, DifxFileTransfer, DifxFileOperation, DifxVex2DifxRun, DifxMachinesDefinition,
         DifxGetDirectory, DifxMk5Control, DifxMark5Copy,
     )

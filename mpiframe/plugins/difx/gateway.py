@@ -15,6 +15,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -33,6 +34,7 @@ from mpiframe.plugins.difx.versions import Versions
 
 _DATAGRAMS_AT_ONCE = 256
 _SHORTEST_TOKEN = 16
+_THREADS = 64
 _CLOSE_SECONDS = 20.0
 _log = logging.getLogger(__name__)
 
@@ -70,7 +72,9 @@ class GatewayOptions:
 
     def __post_init__(self) -> None:
         if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
-            raise GatewayError(f"a token of {len(self.token)} signs can be guessed: {_SHORTEST_TOKEN} are needed")
+            raise GatewayError(
+                f"a token of {len(self.token)} signs can be guessed: {_SHORTEST_TOKEN} are needed"
+            )
 
 
 class Gateway:
@@ -91,6 +95,8 @@ class Gateway:
         self._senders: dict[Group, Sender] = {}
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
+        # Each program that runs, and each file that is waited for, takes one.
+        self._loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="DiFX gateway"))
         self._thread = threading.Thread(target=self._run, name="DiFX gateway", daemon=True)
         self._thread.start()
 
@@ -106,9 +112,9 @@ class Gateway:
         )
         if not is_loopback(host) and not safe:
             raise GatewayError(
-                f"{host} can be reached by others: give a token, or certificates with a CA for those of clients"
+                f"{host} can be reached by others: give a token, or a certificate with a CA for clients'"
             )
-        return self._called(self._listen(host, port))
+        return int(self._called(self._listen(host, port)))
 
     def adopt(self, connection: socket.socket) -> None:
         """Serve a client at the other end of a socket that we have already; it is trusted."""

@@ -88,7 +88,9 @@ class GatewayCommands:
     def _link(self, number: int) -> socket.socket:
         links = self._links or {}
         if number not in links:
-            raise LinkError(f"there is no connection {number} to the gateway; there are {sorted(links) or 'none'}")
+            raise LinkError(
+                f"there is no connection {number} to the gateway; there are {sorted(links) or 'none'}"
+            )
         return links[number]
 
     def _pass_on(self, number: int, link: socket.socket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,6 @@ from mpiframe.plugins.difx.protocol import (
     read_int,
     write_int,
 )
-from mpiframe.plugins.difx.roots import PathRefused
 
 if TYPE_CHECKING:
     from mpiframe.plugins.difx.gateway_session import Session
@@ -63,9 +62,13 @@ def operate(session: Session, body: FileOperation) -> None:
     }
     operation = operations.get(body.operation)
     if operation is None:
-        session.say(Id.ERROR, f"{body.operation[:40]!r} is no file operation; there are ls, {', '.join(operations)}")
+        session.say(
+            Id.ERROR, f"{body.operation[:40]!r} is no file operation; there are ls, {', '.join(operations)}"
+        )
         return
-    session.changes = session.begin(_change(session, session.changes, body.operation, operation)) or session.changes
+    session.changes = (
+        session.begin(_change(session, session.changes, body.operation, operation)) or session.changes
+    )
 
 
 async def _change(
@@ -132,7 +135,8 @@ async def _send_file(session: Session, channel: Channel, path: str) -> None:
             if size > _LARGEST_FILE:
                 raise OSError(f"{path} has {size} bytes, more than the protocol can say")
         except OSError as error:
-            session.say(Id.ERROR, f"the file was not sent: {error}")
+            if not isinstance(error, FileNotFoundError):  # of which the number says all
+                session.say(Id.ERROR, f"the file was not sent: {error}")
             await channel.items(write_int(_reason(path, error)))
             return
         await channel.items(write_int(size))
@@ -142,7 +146,8 @@ async def _send_file(session: Session, channel: Channel, path: str) -> None:
             left -= len(piece)
             piece = await asyncio.to_thread(next, pieces, b"")
     finally:
-        pieces.close()
+        if isinstance(pieces, Generator):
+            pieces.close()
 
 
 async def _take_file(session: Session, channel: Channel, path: str) -> int:
@@ -284,7 +289,7 @@ async def file_list(session: Session, channel: Channel, wanted: FileList) -> Non
         with contextlib.suppress(OSError):
             await asyncio.to_thread(files.stat, name)  # raises for what is outside of the roots
             argv = [program, "-s", "-r", str(wanted.mjd), name]
-            status = await gateway_runs.run_tool(session, argv, lambda text, found=lines: found.append(text))
+            status = await gateway_runs.run_tool(session, argv, lines.append)
             failed = failed or status != 0
         row = next((one for one in lines if one.split()[:1] == [name] and len(one.split()) >= 3), None)
         if row is None:

@@ -32,7 +32,6 @@ _REFUSALS = {JobStep.NO_MANAGER, JobStep.NO_DATASTREAMS, JobStep.NO_CORES}
 """Ends too, after which the guiServer says TERMINATED."""
 
 
-
 async def start(session: Session, channel: Channel, body: Start) -> None:
     """Start a job, and tell of it until its end; it goes on if the client goes."""
     missing = [
@@ -123,7 +122,7 @@ class Teller:
             say(Id.ERROR, text)
 
     def _by_stderr(self, step: JobStep) -> list[JobStep]:
-        """How the guiServer would judge: by whether there was anything on stderr, and whether it came last."""
+        """How the guiServer would judge: by whether anything was on stderr, and whether that came last."""
         if step not in (JobStep.ENDED, JobStep.ENDED_WITH_ERRORS, JobStep.FAILED) or not self._complaints:
             return [step]
         return [JobStep.ERROR, JobStep.FAILED] if self._last_complaint else [JobStep.ENDED_WITH_ERRORS]

@@ -1,4 +1,4 @@
-"""The real-time monitor of the guiServer's protocol: products of a job, and their spectra as they are written.
+"""The real-time monitor of the guiServer's protocol: a job's products, and their spectra as they appear.
 
 The spectra are read from the job's own output as it grows; there is no second server behind this one.
 """
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from mpiframe.errors import MpiframeError
 from mpiframe.plugins.difx.formats import Calc, Input, Product
@@ -147,7 +148,7 @@ def update_packets(update: Update) -> list[tuple[int, bytes]]:
     """The six packets of one spectrum: amplitude, phase and lags, of the integration and of the mean."""
     moment = [int(update.seconds), math.ceil(update.integration_seconds)]
 
-    def values(numbers: Sequence[float]) -> bytes:
+    def values(numbers: npt.ArrayLike) -> bytes:
         return "".join(f"{one:14.6e}" for one in np.nan_to_num(np.asarray(numbers))).encode()
 
     def head(*numbers: int) -> bytes:
@@ -157,7 +158,12 @@ def update_packets(update: Update) -> list[tuple[int, bytes]]:
     made = []
     for kinds, amplitude, phase, lags in (
         ((AMPLITUDE, PHASE, LAG), update.amplitude, update.phase_deg, update.lags),
-        ((MEAN_AMPLITUDE, MEAN_PHASE, MEAN_LAG), update.mean_amplitude, update.mean_phase_deg, update.mean_lags),
+        (
+            (MEAN_AMPLITUDE, MEAN_PHASE, MEAN_LAG),
+            update.mean_amplitude,
+            update.mean_phase_deg,
+            update.mean_lags,
+        ),
     ):
         made.append((kinds[0], head(update.id, channels, *moment) + values(amplitude)))
         made.append((kinds[1], head(update.id, channels, *moment) + values(phase)))
@@ -195,7 +201,12 @@ def listing(path: str, job: Input, calc: Calc | None) -> list[tuple[int, bytes]]
             for freq in freqs:
                 inner = [(number, one) for number, one in found if one.freq == freq]
                 made.append((FREQUENCY, write_double(job.freqs[freq].mhz)))
-                made += [(CENTRES, write_int(1)), (CENTRE, write_int(0)), (BINS, write_int(1)), (BIN, write_int(0))]
+                made += [
+                    (CENTRES, write_int(1)),
+                    (CENTRE, write_int(0)),
+                    (BINS, write_int(1)),
+                    (BIN, write_int(0)),
+                ]
                 made.append((POLARISATIONS, write_int(len(inner))))
                 for number, one in inner:
                     made.append((POLARISATION, one.polarisations.encode()))

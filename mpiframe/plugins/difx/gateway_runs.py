@@ -7,7 +7,6 @@ command becomes one argument each, of which none can be taken for an option.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import time
@@ -15,17 +14,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mpiframe.errors import MpiframeError
-from mpiframe.plugins.difx import gateway_process
 from mpiframe.plugins.difx.gateway_channels import Channel, send_counted, send_framed
+from mpiframe.plugins.difx.job_events import JobError, MachinesStep
+from mpiframe.plugins.difx.machines import define_machines as write_machines
 from mpiframe.plugins.difx.messages_bodies import (
     GetDirectory,
     MachinesDefinition,
     Mark5Control,
     Mark5Copy,
-    Process,
     Vex2DifxRun,
 )
-from mpiframe.plugins.difx.protocol import Id, write_int
+from mpiframe.plugins.difx.mpirun import Mpirun
+from mpiframe.plugins.difx.programs import Program
+from mpiframe.plugins.difx.protocol import Id, framed_items, write_int
 from mpiframe.plugins.difx.versions import run_environment
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _NODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,254}")
 _NAME = re.compile(r"[^/\0\n-][^/\0\n]{0,254}")
-_NODE_SECONDS = 20.0
+_END_SECONDS = 2.0
 
 
 class Refused(MpiframeError, OSError):
@@ -78,6 +79,30 @@ def one_of(kind: str, wanted: str | None, allowed: Sequence[str]) -> str:
     return wanted
 
 
+async def run_program(
+    argv: Sequence[str],
+    on_line: Callable[[str], object],
+    on_error_line: Callable[[str], object] = lambda _: None,
+    *,
+    folder: str = "/",
+) -> int:
+    """Run a program to its end; its exit status. Ends it if we are cancelled. Raises ProgramError."""
+    loop = asyncio.get_running_loop()
+    tellers = {"stdout": on_line, "stderr": on_error_line}
+
+    def tell(stream: str, line: str) -> None:
+        loop.call_soon_threadsafe(tellers[stream], line)
+
+    program = Program(argv, folder=folder, environment=run_environment(), on_line=tell)
+    try:
+        status = await asyncio.to_thread(program.wait)
+    except asyncio.CancelledError:
+        loop.run_in_executor(None, program.end, _END_SECONDS)
+        raise
+    assert status is not None
+    return status
+
+
 async def run_tool(
     session: Session,
     argv: Sequence[str],
@@ -87,14 +112,8 @@ async def run_tool(
     folder: str = "/",
     version: str | None = None,
 ) -> int:
-    """Run a program in a version of DiFX; its exit status. Raises OSError and VersionError."""
-    return await gateway_process.run(
-        [*setup_of(session, version), *argv],
-        folder=folder,
-        environment=run_environment(),
-        on_line=on_line,
-        on_error_line=on_error_line,
-    )
+    """The same in a version of DiFX. Raises VersionError too."""
+    return await run_program([*setup_of(session, version), *argv], on_line, on_error_line, folder=folder)
 
 
 # -- vex2difx and calc ----------------------------------------------------------------------------
@@ -177,91 +196,56 @@ def _renewed(session: Session, folder: str, job: str) -> list[str]:
 # -- machines and threads -------------------------------------------------------------------------
 
 
+_STEPS_WITH_TEXT = {
+    MachinesStep.MACHINES_FILE,
+    MachinesStep.THREADS_FILE,
+    MachinesStep.MACHINES_NOT_WRITTEN,
+    MachinesStep.THREADS_NOT_WRITTEN,
+    MachinesStep.NODE_FAILED,
+    MachinesStep.NODE_WORKS,
+}
+
+
 async def define_machines(session: Session, channel: Channel, body: MachinesDefinition) -> None:
     """Write a job's .machines and .threads."""
-    await send_framed(channel, 102)
-    await send_framed(channel, 103)
-    job = body.input.removesuffix(".input")
-    machines, threads = body.machines_file or "", body.threads_file or ""
-    missing = [
-        number
-        for number, is_there in ((105, body.manager), (106, body.datastreams), (107, body.processes))
-        if not is_there
-    ]
-    if missing or not (job or (machines and threads)):
-        await send_framed(channel, missing[0] if missing else 112)
-        await send_framed(channel, 100)
-        return
-    for path, warning in ((machines, 108), (threads, 109)):
-        if not path:
-            await send_framed(channel, warning)
-    machines, threads = machines or f"{job}.machines", threads or f"{job}.threads"
-    await send_framed(channel, 111, encoded(machines))
-    await send_framed(channel, 110, encoded(threads))
-    try:
+    loop = asyncio.get_running_loop()
+    told: list[MachinesStep] = []
+
+    def tell(step: MachinesStep, text: str) -> None:
+        told.append(step)
+        loop.call_soon_threadsafe(
+            channel.offer, *framed_items(step, encoded(text) if step in _STEPS_WITH_TEXT else b"")
+        )
+
+    def write() -> None:
+        options = session.gateway.options
         for node in (body.manager, *body.datastreams, *(n for one in body.processes for n in one.nodes)):
-            checked_node(node)
-        await send_framed(channel, 104)
-        dead = await _dead_nodes(session, channel, body, machines) if body.test_processors else set()
-        lists = machine_lists(body.manager, body.datastreams, body.processes, dead)
-    except (OSError, MpiframeError) as error:
+            if node:
+                checked_node(node)
+        mpirun = None
+        if body.test_processors:
+            launcher = one_of("launcher", body.mpi_wrapper, options.launchers)
+            mpirun = Mpirun.find(launcher, environment=run_environment(), options=options.mpi_options)
+        write_machines(
+            body.input,
+            body.manager,
+            body.datastreams,
+            [(node, one.threads) for one in body.processes for node in one.nodes],
+            session.gateway.files,
+            test_with=mpirun,
+            environment=run_environment(),
+            prefix=setup_of(session, body.version),
+            machines_file=body.machines_file,
+            threads_file=body.threads_file,
+            on_step=tell,
+        )
+
+    try:
+        await asyncio.to_thread(write)
+    except (OSError, ValueError, MpiframeError) as error:
         session.say(Id.ERROR, f"the machines were not defined: {error}")
-        await send_framed(channel, 100)
-        return
-    for path, text, failed, made in (
-        (machines, lists[0], 113, 115),
-        (threads, lists[1], 114, 116),
-    ):
-        try:
-            await asyncio.to_thread(session.gateway.files.send, path, text.encode())
-        except OSError as error:
-            await send_framed(channel, failed, encoded(str(error)))
-            await send_framed(channel, 100)
-            return
-        await send_framed(channel, made)
-    await send_framed(channel, 101)
-
-
-def machine_lists(
-    manager: str, datastreams: Sequence[str], processes: Sequence[Process], dead: set[str]
-) -> tuple[str, str]:
-    """The texts of .machines and .threads; the manager computes with all of its threads but one."""
-    computing = [
-        (node, one.threads - 1 if node == manager else one.threads) for one in processes for node in one.nodes
-    ]
-    used = [(node, threads) for node, threads in computing if threads > 0 and node not in dead]
-    hosts = [manager, *datastreams, *(node for node, _ in used)]
-    counts = [f"NUMBER OF CORES:    {len(used)}", *(str(threads) for _, threads in used)]
-    return "".join(f"{one}\n" for one in hosts), "".join(f"{one}\n" for one in counts)
-
-
-async def _dead_nodes(
-    session: Session, channel: Channel, body: MachinesDefinition, machines: str
-) -> set[str]:
-    """The nodes of which none can write a file beside .machines."""
-    files, options = session.gateway.files, session.gateway.options
-    launcher = one_of("launcher", body.mpi_wrapper, options.launchers)
-    await send_framed(channel, 122)
-    dead = set()
-    for node in dict.fromkeys(node for one in body.processes for node in one.nodes):
-        path = f"{os.path.dirname(machines)}/test_{node}"
-        await asyncio.to_thread(files.rm, path, missing_ok=True)
-        argv = [launcher, "-np", "1", "-host", node, *setup_of(session, body.version), "touch", path]
-        with contextlib.suppress(asyncio.TimeoutError):
-            running = gateway_process.run(
-                argv,
-                folder="/",
-                environment=run_environment(),
-                on_line=lambda _: None,
-                on_error_line=lambda line, node=node: session.say(Id.WARNING, f"{node}... {line}"),
-            )
-            await asyncio.wait_for(running, _NODE_SECONDS)
-        try:
-            await asyncio.to_thread(files.rm, path)
-        except FileNotFoundError:
-            dead.add(node)
-        await send_framed(channel, 119 if node in dead else 120, node.encode())
-    return dead
+        if not (isinstance(error, JobError) and MachinesStep.TERMINATED in told):
+            await send_framed(channel, MachinesStep.TERMINATED)
 
 
 # -- Mark 5 ---------------------------------------------------------------------------------------
@@ -294,20 +278,13 @@ async def _lines_on(
     plain: bool = False,
 ) -> int:
     """Run a program whose lines become packets on the channel; its status, -1 where it cannot be run."""
-    from mpiframe.plugins.difx.protocol import framed_items
 
     def tell(number: int) -> Callable[[str], object]:
         return lambda line: channel.offer(*framed_items(number, encoded(line)))
 
     try:
         if plain:
-            return await gateway_process.run(
-                argv,
-                folder="/",
-                environment=run_environment(),
-                on_line=tell(ids[0]),
-                on_error_line=tell(ids[1]),
-            )
+            return await run_program(argv, tell(ids[0]), tell(ids[1]))
         return await run_tool(session, argv, tell(ids[0]), tell(ids[1]), version=version)
     except (OSError, MpiframeError) as error:
         await send_framed(channel, ids[1], encoded(f"{argv[0]} cannot be run: {error}"))

@@ -164,7 +164,7 @@ class Session:
     async def open_channel(self, port: int, inbox: Inbox) -> Channel:
         """Where replies with this port go. Raises OSError where the client cannot be connected back to."""
         if not self._in_channels and self._host:
-            # To where the client itself is, whatever address it gave: else one could have us connect anywhere.
+            # To where the client is, whatever address it gave: else one could have us connect anywhere.
             return await ConnectedChannel.connect(self._host, port, self.gateway.options.patience_seconds)
         self._out.write(write_packet(Id.CHANNEL_CONNECTION, write_int(port)))
         return PacketChannel(port, inbox, self._out, self._forget_inbox)
@@ -262,7 +262,9 @@ class Session:
         for name in names:
             self._out.write(write_packet(Id.AVAILABLE_VERSION, name.encode()))
         if not names:
-            self.warn(f"there is no rungeneric.* in {gateway.versions.base or '$DIFX_BASE, which is not set'}")
+            self.warn(
+                f"there is no rungeneric.* in {gateway.versions.base or '$DIFX_BASE, which is not set'}"
+            )
         for name, value in shown_environment(gateway.options.shown).items():
             text = f"{name}={value}".encode("utf-8", "surrogateescape")
             self._out.write(write_packet(Id.ENVIRONMENT, text))
@@ -309,7 +311,9 @@ class Session:
         elif isinstance(body, Command):
             self._multicast(message)
         else:
-            self.warn(f"Received command message type {message.type[:40]} - it is none that is carried out here")
+            self.warn(
+                f"Received command message type {message.type[:40]} - it is none that is carried out here"
+            )
 
     def _multicast(self, message: Message) -> None:
         try:

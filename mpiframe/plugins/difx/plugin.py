@@ -17,6 +17,7 @@ from typing import Any
 
 from mpiframe.plugins.base import Context, Plugin, command
 from mpiframe.plugins.difx.file_commands import DifxFiles
+from mpiframe.plugins.difx.gateway_commands import GatewayCommands
 from mpiframe.plugins.difx.job_commands import JobCommands
 from mpiframe.plugins.difx.jobs import JobOptions, Jobs
 from mpiframe.plugins.difx.messages_commands import MessageCommands
@@ -127,7 +128,7 @@ class DifxFace(DifxFiles):
         return str(scheduler.submit(self._proxy.batch_command(job, **options), **given))
 
 
-class Difx(JobCommands, MessageCommands, MonitorCommands, Plugin):
+class Difx(JobCommands, MessageCommands, MonitorCommands, GatewayCommands, Plugin):
     """Files, versions, messages, jobs and spectra of a DiFX correlator."""
 
     name = "difx"
@@ -143,6 +144,7 @@ class Difx(JobCommands, MessageCommands, MonitorCommands, Plugin):
 
     def stop(self) -> None:
         """End what runs, hear no more, and let go of the files."""
+        self.gateway_end()
         if self._jobs is not None:
             self.jobs_close()
         self.monitors_close()
