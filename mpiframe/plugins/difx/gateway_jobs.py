@@ -118,6 +118,9 @@ class Teller:
             self._complaints += self._running
             self._last_complaint = text
             say(Id.WARNING if step is JobStep.WARNING else Id.ERROR, f"{program}... {text}")
+        elif step is JobStep.ENDED_WITH_ERRORS:
+            if not self._session.gateway.options.judge_by_stderr:
+                say(Id.WARNING, text)
         elif text and step not in (JobStep.ENDED, JobStep.DELETING_OUTPUT):
             say(Id.ERROR, text)
 
