@@ -6,8 +6,10 @@ as commands and events of the plugin.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import queue
 import socket
 import ssl
 import threading
@@ -41,14 +43,16 @@ def connected(host: str, port: int, seconds: float) -> socket.socket:
     """A socket to a server. Raises OSError."""
     if _plugins:
         return by_mpi(_plugins[-1])
-    made = socket.create_connection((host, port), seconds)
+    if ca := os.environ.get(CA_FILE):
+        context = ssl.create_default_context(cafile=ca)
+        if certificate := os.environ.get(CERT_FILE):
+            context.load_cert_chain(certificate, os.environ.get(KEY_FILE))
+        made = _by_tls(host, port, context, seconds)
+    else:
+        made = socket.create_connection((host, port), seconds)
     try:
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if ca := os.environ.get(CA_FILE):
-            context = ssl.create_default_context(cafile=ca)
-            if certificate := os.environ.get(CERT_FILE):
-                context.load_cert_chain(certificate, os.environ.get(KEY_FILE))
-            made = context.wrap_socket(made, server_hostname=host)
+        if made.family != socket.AF_UNIX:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if path := os.environ.get(TOKEN_FILE):
             with open(path, encoding="utf-8") as file:
                 made.sendall(write_packet(Id.TOKEN, file.read().strip().encode()))
@@ -57,6 +61,38 @@ def connected(host: str, port: int, seconds: float) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def _by_tls(host: str, port: int, context: ssl.SSLContext, seconds: float) -> socket.socket:
+    """A socket whose other end is encrypted in a thread: one of TLS cannot be waited for, nor shared."""
+    ours, theirs = socket.socketpair()
+    answer: queue.Queue[OSError | None] = queue.Queue()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_READ_BYTES):
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort() if writer.transport.is_closing() else writer.close()
+
+    async def connect() -> None:
+        near_reader, near = await asyncio.open_connection(sock=theirs)
+        try:
+            opening = asyncio.open_connection(host, port, ssl=context)
+            far_reader, far = await asyncio.wait_for(opening, seconds)
+        except (OSError, asyncio.TimeoutError) as error:
+            near.close()
+            answer.put(error if isinstance(error, OSError) else OSError(f"no TLS with {host}:{port}"))
+            return
+        answer.put(None)
+        await asyncio.gather(copy(near_reader, far), copy(far_reader, near))
+
+    threading.Thread(target=lambda: asyncio.run(connect()), name="DiFX by TLS", daemon=True).start()
+    error = answer.get()
+    if error is not None:
+        ours.close()
+        raise error
+    return ours
 
 
 def by_mpi(plugin: Any) -> socket.socket:

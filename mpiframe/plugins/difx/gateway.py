@@ -23,6 +23,7 @@ from typing import Any
 from mpiframe import __version__
 from mpiframe.errors import MpiframeError
 from mpiframe.plugins.difx.files import Files
+from mpiframe.plugins.difx.gateway_channels import Outgoing
 from mpiframe.plugins.difx.gateway_peers import may_connect
 from mpiframe.plugins.difx.gateway_session import Session
 from mpiframe.plugins.difx.jobs import Jobs
@@ -168,6 +169,9 @@ class Gateway:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         address = writer.get_extra_info("peername")
+        if not address:  # gone already
+            writer.transport.abort()
+            return
         peer = f"{address[0]}:{address[1]}"
         refusal = ""
         if len(self._sessions) >= self.options.most_clients:
@@ -177,7 +181,7 @@ class Gateway:
         if refusal:
             _log.warning("%s was refused: %s", peer, refusal)
             writer.write(write_packet(Id.ERROR, f"refused: {refusal}".encode()))
-            writer.close()
+            await Outgoing(writer, self.options.patience_seconds).close()
             return
         _log.info("client connection from address %s", peer)
         self._serve(Session(self, reader, writer, peer, address[0]))
@@ -224,7 +228,8 @@ class Gateway:
         if self._server is not None:
             self._server.close()
         tasks = list(self._sessions.values())
-        for task in tasks:
+        for session, task in self._sessions.items():
+            session.abort()
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for relay in self._relays.values():

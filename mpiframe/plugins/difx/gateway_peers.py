@@ -13,10 +13,11 @@ def owner_of_peer(connection: socket.socket) -> int | None:
     """The user that has the other end of a connection within this machine, None if that is not known."""
     if connection.family not in _TABLES:
         return None
-    wanted = (
-        _shown(connection.family, connection.getpeername()),
-        _shown(connection.family, connection.getsockname()),
-    )
+    try:
+        ends = connection.getpeername(), connection.getsockname()
+    except OSError:  # gone already
+        return None
+    wanted = tuple(_shown(connection.family, one) for one in ends)
     try:
         with open(_TABLES[connection.family], encoding="ascii") as table:
             for line in table:

@@ -125,6 +125,10 @@ class Session:
         finally:
             await self._end()
 
+    def abort(self) -> None:
+        """Send nothing more, not even what is waiting."""
+        self._out.writer.transport.abort()
+
     async def _packets(self) -> AsyncIterator[Packet]:
         reader = Reader()
         while data := await self._in.read(_READ_BYTES):
@@ -343,10 +347,8 @@ class Session:
         if port is None:
             self.warn("the command has no <port> for its reply, and was not carried out")
             return
-        if port in self._inboxes:
-            self.warn(f"channel {port} is in use; the command was not carried out")
-            return
-        # From now on: what the client sends on it may come before the channel is opened.
+        # From now on: what the client sends on it may come before the channel is opened. One that uses a
+        # number again, while it is still in use, sends to the later command.
         inbox = self._inboxes[port] = Inbox()
         before = self.changes
         if not self.begin(self._replying(port, inbox, before, handler, body)):
@@ -381,6 +383,7 @@ class Session:
         task = asyncio.get_running_loop().create_task(self._guarded(what))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: what.close())  # which was not begun, if the client went at once
         return task
 
     async def _guarded(self, what: Coroutine[Any, Any, None]) -> None:
