@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 from mpiframe.plugins.difx.protocol import (
     LONGEST_PIECE,
@@ -17,6 +17,7 @@ from mpiframe.plugins.difx.protocol import (
     write_item,
 )
 
+_T = TypeVar("_T")
 _PIECES_HELD = 64
 _CONNECT_SECONDS = 10.0
 
@@ -67,6 +68,21 @@ async def receive_framed(channel: Channel, held: bytearray, longest: int) -> tup
     if not 0 <= length <= longest:
         raise ProtocolError(f"a packet {number} with {length} bytes on a channel")
     return number, await receive_exactly(channel, length, held)
+
+
+async def kept(making: Awaitable[_T], undo: Callable[[_T], object]) -> _T:
+    """Wait for something that has to be undone if we are cancelled before we have it."""
+    task = asyncio.ensure_future(making)
+
+    def made(_: object) -> None:
+        if not task.cancelled() and task.exception() is None:
+            undo(task.result())
+
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(made)
+        raise
 
 
 class Inbox:
@@ -143,7 +159,9 @@ class ConnectedChannel:
     async def connect(cls, host: str, port: int, patience_seconds: float) -> ConnectedChannel:
         """Connect to a client that listens. Raises OSError."""
         opening = asyncio.open_connection(host, port, limit=LONGEST_PIECE)
-        reader, writer = await asyncio.wait_for(opening, _CONNECT_SECONDS)
+        reader, writer = await asyncio.wait_for(
+            kept(opening, lambda made: made[1].transport.abort()), _CONNECT_SECONDS
+        )
         return cls(reader, Outgoing(writer, patience_seconds))
 
     async def items(self, *items: bytes) -> None:
@@ -199,17 +217,23 @@ class Outgoing:
 
     async def drained(self) -> None:
         """Wait until there is room for more. Raises ChannelClosed, also when patience ends."""
-        try:
-            async with self._turn:
-                await asyncio.wait_for(self.writer.drain(), self._patience)
-        except (OSError, asyncio.TimeoutError):
-            self.writer.transport.abort()
-            raise ChannelClosed from None
+        async with self._turn:
+            # No wait_for: before Python 3.12 it can lose a cancellation that comes as the wait ends.
+            giving_up = asyncio.get_running_loop().call_later(self._patience, self.writer.transport.abort)
+            try:
+                await self.writer.drain()
+            except OSError:
+                raise ChannelClosed from None
+            finally:
+                giving_up.cancel()
 
     async def close(self) -> None:
         """Send what is left, and close."""
         self.writer.close()
+        giving_up = asyncio.get_running_loop().call_later(self._patience, self.writer.transport.abort)
         try:
-            await asyncio.wait_for(self.writer.wait_closed(), self._patience)
-        except (OSError, asyncio.TimeoutError):
-            self.writer.transport.abort()
+            await self.writer.wait_closed()
+        except OSError:
+            pass
+        finally:
+            giving_up.cancel()

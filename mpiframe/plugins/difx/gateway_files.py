@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from mpiframe.plugins.difx.formats.errors import FormatError
 from mpiframe.plugins.difx.gateway_channels import (
     Channel,
     ChannelClosed,
+    kept,
     receive_exactly,
     send_counted,
     send_framed,
@@ -27,6 +29,7 @@ from mpiframe.plugins.difx.protocol import (
     read_int,
     write_int,
 )
+from mpiframe.plugins.difx.uploads import Upload
 
 if TYPE_CHECKING:
     from mpiframe.plugins.difx.gateway_session import Session
@@ -127,11 +130,11 @@ def _reason(path: str, error: OSError) -> int:
 
 async def _send_file(session: Session, channel: Channel, path: str) -> None:
     files = session.gateway.files
-    pieces = files.chunks(path, size=_READ_BYTES)
+    pieces = _Pieces(files.chunks(path, size=_READ_BYTES))
     try:
         try:
             size = await asyncio.to_thread(files.size, path)
-            piece = await asyncio.to_thread(next, pieces, b"")
+            piece = await asyncio.to_thread(pieces.next)
             if size > _LARGEST_FILE:
                 raise OSError(f"{path} has {size} bytes, more than the protocol can say")
         except OSError as error:
@@ -144,10 +147,29 @@ async def _send_file(session: Session, channel: Channel, path: str) -> None:
         while piece := piece[:left]:
             await channel.items(*(piece[at : at + FILE_BLOCK] for at in range(0, len(piece), FILE_BLOCK)))
             left -= len(piece)
-            piece = await asyncio.to_thread(next, pieces, b"")
+            piece = await asyncio.to_thread(pieces.next)
     finally:
-        if isinstance(pieces, Generator):
-            pieces.close()
+        # Where we are cancelled it may be at work in its thread.
+        asyncio.get_running_loop().run_in_executor(None, pieces.close)
+
+
+class _Pieces:
+    """The pieces of a file, of several threads one after the other."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._lock = threading.Lock()
+
+    def next(self) -> bytes:
+        """b"" at the end."""
+        with self._lock:
+            return next(self._pieces, b"")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            if isinstance(self._pieces, Generator):
+                self._pieces.close()
 
 
 async def _take_file(session: Session, channel: Channel, path: str) -> int:
@@ -156,7 +178,8 @@ async def _take_file(session: Session, channel: Channel, path: str) -> int:
         return _NOT_ABSOLUTE
     held = bytearray()
     try:
-        upload = await asyncio.to_thread(session.gateway.files.upload, path)
+        opening = asyncio.to_thread(session.gateway.files.upload, path)
+        upload = await kept(opening, Upload.abort)
     except NotADirectoryError:
         return _NO_FOLDER
     except OSError as error:
