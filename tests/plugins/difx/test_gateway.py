@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import select
@@ -78,6 +79,7 @@ def opened(root: Path, group: Group) -> Iterator[Opened]:
             Peer.all.pop().close()
     left = [one for one in threading.enumerate() if one not in before and "gateway" in one.name]
     assert left == []
+    gc.collect()  # what was left open is told of here, and not in another test
 
 
 class Peer:
