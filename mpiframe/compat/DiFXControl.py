@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
-from mpiframe.compat._difx_link import by_mpi, connected, mpi_mode_off, mpi_mode_on
+from mpiframe.compat._difx_link import by_mpi, connected, mpi_mode_off, mpi_mode_on, settle
 from mpiframe.compat._difx_xml import (
     DifxAlertMessage,
     DifxCommandMessage,
@@ -116,7 +116,6 @@ class MonitorThread(threading.Thread):
             if self._bell in ready:
                 break
             self.newPacket()
-        self._bell.close()
 
     def newPacket(self) -> None:
         """Read what there is; waits where there is nothing."""
@@ -150,8 +149,10 @@ class MonitorThread(threading.Thread):
         """Read no more."""
         self.status = self.stopped
         self._ring.close()
-        if self.is_alive() and threading.current_thread() is not self:
-            self.join(_CONNECT_SECONDS)
+        if threading.current_thread() is not self:
+            if self.is_alive():
+                self.join(_CONNECT_SECONDS)
+            self._bell.close()
 
 
 class Frames:
@@ -291,6 +292,7 @@ class Client:
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)
             self.sock.close()
+            settle()
 
     def failCallback(self) -> None:
         """The connection has ended."""

@@ -22,7 +22,9 @@ TOKEN_FILE = "MPIFRAME_DIFX_TOKEN_FILE"
 CA_FILE, CERT_FILE, KEY_FILE = "MPIFRAME_DIFX_CA", "MPIFRAME_DIFX_CERT", "MPIFRAME_DIFX_KEY"
 """Variables with paths: of the CA of a gateway with TLS, and of a client's own certificate and key."""
 _READ_BYTES = 1 << 18
+_END_SECONDS = 10.0
 _plugins: list[Any] = []
+_pumps: list[tuple[socket.socket, threading.Thread]] = []
 
 
 def mpi_mode_on(client: Any, target: Any = 1, **options: Any) -> None:
@@ -138,5 +140,14 @@ def by_mpi(plugin: Any) -> socket.socket:
                 plugin.gateway_close(opened)
             theirs.close()
 
-    threading.Thread(target=send, name=f"DiFX by MPI {opened}", daemon=True).start()
+    thread = threading.Thread(target=send, name=f"DiFX by MPI {opened}", daemon=True)
+    _pumps.append((ours, thread))
+    thread.start()
     return ours
+
+
+def settle() -> None:
+    """Wait until connections that were closed have ended at their servers, too."""
+    for one in [one for one in _pumps if one[0].fileno() < 0]:
+        one[1].join(_END_SECONDS)
+        _pumps.remove(one)

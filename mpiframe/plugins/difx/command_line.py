@@ -7,14 +7,14 @@ import contextlib
 import sys
 
 from mpiframe.errors import MpiframeError
-from mpiframe.plugins.difx import job_cli
+from mpiframe.plugins.difx import gateway_cli, job_cli
 
 _FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands, added to the parser of `mpiframe difx`."""
-    commands = parser.add_subparsers(dest="difx_command", required=True, metavar="plot|run|stop")
+    commands = parser.add_subparsers(dest="difx_command", required=True, metavar="plot|run|stop|serve")
     plot = commands.add_parser(
         "plot",
         help="draw amplitude, phase and lag spectrum of a baseline",
@@ -55,11 +55,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             allow_abbrev=False,
         ),
     )
+    gateway_cli.add_arguments(
+        commands.add_parser(
+            "serve",
+            help="serve clients of DiFX's guiServer",
+            description="Serve clients that were written for DiFX's guiServer, in its protocol.",
+            allow_abbrev=False,
+        )
+    )
     plot.add_argument("-o", dest="output", metavar="FILE", help="the picture (default: JOB.A-B.png)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say, and return the exit status: 1 with a message if that failed."""
+    if options.difx_command == "serve":
+        return gateway_cli.run(options)
     if options.difx_command in ("run", "stop"):
         try:
             return job_cli.run(options)

@@ -8,6 +8,7 @@ difx.gateway_close(number)
 from __future__ import annotations
 
 import itertools
+import shlex
 import socket
 import threading
 from typing import Any
@@ -43,11 +44,15 @@ class GatewayCommands:
     def gateway_options(self) -> GatewayOptions:
         """Of the gateway."""
         config = self.context.config
+        options = config.mpi_options
         return GatewayOptions(
             roots=self.files_roots(),
-            base=getattr(config, "base", None),
+            base=config.base,
             group=self.messages_group(),
-            shown=getattr(config, "shown", ()),
+            shown=config.shown,
+            launchers=(config.mpirun, "mpirun", "mpiexec"),
+            correlators=(config.program, "mpifxcorr"),
+            mpi_options=options if options is None or isinstance(options, str) else shlex.join(options),
         )
 
     @command

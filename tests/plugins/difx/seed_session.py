@@ -1,4 +1,4 @@
-"""The session of DiFX's documentation, in its own forms, over whatever `connect` reaches; run by test_seed.py."""
+"""The session of DiFX's documentation, in its own forms, over what `connect` reaches; run by test_seed.py."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ if __name__ == "__main__":
     from mpiframe import Client
 
     with Client() as client:
-        DiFXControl.mpi_mode_on(client, 1, roots=[sys.argv[1]])
+        DiFXControl.mpi_mode_on(client, 1, roots=[sys.argv[1]], mpirun=sys.argv[3])
         run_all(sys.argv[1], ("not used", 1), Path(sys.argv[2]))
         DiFXControl.mpi_mode_off()
     print("all of it, over MPI")
