@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +64,21 @@ def test_the_documentation_over_mpi(launcher: Any, tmp_path: Path, environment: 
     env = environment | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
     ended = launcher.run(words, 2, env=env, seconds=90).expect(0)
     assert "all of it, over MPI" in ended.stdout
+
+
+def test_the_example_shows_a_whole_session(
+    tmp_path: Path, environment: dict[str, str], mpirun: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DIFX_MPIRUNOPTIONS", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with Gateway(GatewayOptions([str(tmp_path)], group=Group.find(), launchers=(mpirun,))) as gateway:
+        words = [str(DATA / "tiny.v2d"), str(DATA / "tiny.vex"), str(tmp_path / "exp")]
+        command = [sys.executable, str(ROOT / "examples/difx_session.py"), *words]
+        command.append(f"127.0.0.1:{gateway.listen(port=0)}")
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=90, env=env, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "made: tiny_1.input tiny_1.im" in ended.stdout
+    assert f"tiny_1 [{'#' * 40}] 100 % Done" in ended.stdout
+    assert "tiny_1.input: Done (" in ended.stdout
