@@ -14,13 +14,13 @@ import logging
 import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from mpiframe import __version__
 from mpiframe.errors import MpiframeError
 from mpiframe.plugins.difx.files import Files
 from mpiframe.plugins.difx.gateway_channels import Outgoing
@@ -69,7 +69,7 @@ class GatewayOptions:
     mpi_options: str | None = None
     judge_by_stderr: bool = False
     patience_seconds: float = 60.0
-    version_text: str = f"mpiframe-{__version__}"
+    version_text: str = "mpiframe"
 
     def __post_init__(self) -> None:
         if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
@@ -92,6 +92,7 @@ class Gateway:
         self._own_jobs = jobs is None
         self.jobs = jobs if jobs is not None else Jobs(self.files, options.group, self.versions)
         self._sessions: dict[Session, asyncio.Task[None]] = {}
+        self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self._relays: dict[Group, _Relay] = {}
         self._senders: dict[Group, Sender] = {}
         self._server: asyncio.Server | None = None
@@ -168,6 +169,7 @@ class Gateway:
         self._serve(Session(self, reader, writer, "a client of the plugin", ""))
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         address = writer.get_extra_info("peername")
         if not address:  # gone already
             writer.transport.abort()
@@ -232,6 +234,12 @@ class Gateway:
             session.abort()
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in list(self._writers):
+            writer.transport.abort()
+        for _ in range(2):  # in which the transports end
+            turn = self._loop.create_future()
+            self._loop.call_soon(turn.set_result, None)
+            await turn
         for relay in self._relays.values():
             relay.close()
         for sender in self._senders.values():
