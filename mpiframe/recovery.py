@@ -244,13 +244,8 @@ class Recovery:
     def _replace(self, rank: int) -> None:
         world, loop, config = self._world, self._loop, self._world.config
         host = world.members[rank].host if world.facts().hosts > 1 else None
-        try:
-            comm = joining.replacement(rank, world.size, host, self._is_here(rank), config.restart_timeout)
-            peer = admit(world, comm, rank, config.restart_timeout)
-        except BaseException:
-            if (launcher := orders.link()) is not None:
-                launcher.order(end=rank)  # it may come yet, and must not meet the next one
-            raise
+        comm = joining.replacement(rank, world.size, host, self._is_here(rank), config.restart_timeout)
+        peer = admit(world, comm, rank, config.restart_timeout)
         with loop.lock:
             if loop.closing:
                 for sock in (peer.bell, peer.control):

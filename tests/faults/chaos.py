@@ -10,6 +10,7 @@ up; else it ends with status 1 and says which request it was.
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import random
 import signal
@@ -185,6 +186,9 @@ def main(seconds: float, seed: int) -> int:
             trouble.join()
         while chaos.open:
             chaos.take_oldest()
+        for rank in chaos.ranks * 2:  # who was killed last may not be known to be gone, nor be replaced
+            with contextlib.suppress(ServerLost):
+                client.submit(square, 1, target=rank).result(PATIENCE)
         retried = client._loop.dispatcher.retried
     ended = sum(chaos.ends.values())
     print("kinds:", dict(chaos.kinds))
