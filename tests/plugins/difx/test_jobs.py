@@ -338,6 +338,7 @@ def test_a_host_that_cannot_be_asked_is_not_called_gone(jobs: Jobs, made: str, m
 # -- without a session ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_job_from_the_command_line(made: str, group: Group, versions: Versions, mpirun: str) -> None:
     def difx(*words: str, **variables: str) -> subprocess.Popen[str]:
         env = os.environ | {"DIFX_BASE": versions.base, "PYTHONPATH": str(ROOT)} | variables

@@ -101,6 +101,7 @@ def record(paths: list[str], edge_hz: float) -> None:
             writer.write((np.stack(hands, axis=1) * TWO_BIT_1_SIGMA).astype(np.float32))
 
 
+@pytest.mark.long
 def test_a_job_of_difx_by_our_own_correlator(
     job: str, tmp_path: Path, group: Group, versions: Versions, mpirun_with_baseband: str
 ) -> None:
