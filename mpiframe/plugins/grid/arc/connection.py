@@ -102,14 +102,19 @@ class Connection:
         content: str | bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
+        def ask() -> httpx.Response:
+            shown = {**(headers or {}), **self._authorization()}
+            return self._http.request(method, address, params=params, content=content, headers=shown)
+
         with self._errors(method, address):
-            answer = self._http.request(
-                method,
-                address,
-                params=params,
-                content=content,
-                headers={**(headers or {}), **self._authorization()},
-            )
+            try:
+                answer = ask()
+            except httpx.RemoteProtocolError:
+                # It hung up. That may be how a certificate is turned away, before the reason could be read;
+                # to read something again does no harm.
+                if method != "GET":
+                    raise
+                answer = ask()
         if answer.status_code not in expected:
             self._refuse(method, answer)
         return answer
