@@ -180,6 +180,7 @@ assert socket.gethostbyname(socket.gethostname()) == "127.0.1.1"
         site.start(script, 1, 1, 1).wait(SECONDS).expect(0)
 
 
+@pytest.mark.long
 def test_a_firewall_before_the_doorbell_costs_the_doorbell_only(site: Site) -> None:
     script = (
         HEAD

@@ -58,7 +58,9 @@ check(client.gather("table"))
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.long if way == "push" else ()) for way in WAYS]
+)
 def test_three_gibibytes_both_ways(launcher: Any, way: str) -> None:
     ended = launcher.run(world(LARGE.replace("WORK", WAYS[way])), 2).expect(0)
     assert ended.stdout == "all there\n"
@@ -170,6 +172,7 @@ print("both are there")
     assert "both are there" in ended.stdout
 
 
+@pytest.mark.long
 def test_a_member_that_waits_in_a_c_library_is_given_up(launcher: Any) -> None:
     body = """
 def work(comm):
@@ -220,6 +223,7 @@ if __name__ == "__main__":
     assert launcher.run(script).expect(0).stdout == "done\n"
 
 
+@pytest.mark.long
 def test_collectives_without_a_doorbell(launcher: Any) -> None:
     body = """
 assert client.spmd(lambda comm: comm.allreduce(comm.rank)) == [1, 1]
