@@ -27,6 +27,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "MPIFRAME_TEST_MARK"
 SECONDS = 60.0  # for one world of a script; a second or two as a rule
+_MUCH = ("MPIFRAME_TEST_LONG", "MPIFRAME_TEST_GRID", "MPIFRAME_TEST_SCHEDULERS")  # time is given
 _LEAVE_SECONDS = 8.0  # for processes and folders to go, once the launcher has ended
 
 
@@ -316,9 +317,17 @@ def launching(python: Python) -> Iterator[Launcher]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give `launcher` every Python with a full MPI; a site's are for tests that ask for them."""
+    """Give `launcher` every Python with a full MPI; a site's are for tests that ask for them.
+
+    What stands on the runtime, plugins and other systems' names, meets the first of them alone, but where
+    much time is given: the runtime's own tests are what tells one MPI from another.
+    """
     if "launcher" in metafunc.fixturenames:
         full = [python for python in pythons() if not python.is_site]
+        if {"plugins", "compat"} & set(metafunc.definition.path.parts) and not any(
+            map(os.environ.get, _MUCH)
+        ):
+            full = full[:1]
         metafunc.parametrize("launcher", full, indirect=True, ids=lambda python: python.name)
 
 
