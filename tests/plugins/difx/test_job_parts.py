@@ -112,7 +112,7 @@ def test_the_pattern_finds_the_job_and_nothing_else() -> None:
 
 def test_lines_come_as_they_are_said() -> None:
     said: list[tuple[str, str]] = []
-    code = "import sys; print('a\\n\\xe4'); sys.stderr.write('b\\r\\nno end'); "
+    code = "import sys; print('a\\n\\xe4', flush=True); sys.stderr.write('b\\r\\nno end'); "
     code += "sys.stdout.buffer.write(b'\\xff' + b'x' * 20000)"
     program = Program(
         [sys.executable, "-c", code],
