@@ -433,8 +433,8 @@ def test_an_upload_that_ends_early_leaves_what_was_there(opened: Opened, root: P
     while gateway.clients > 1:
         assert other.version()
         assert time.monotonic() < deadline, under_way(gateway)
+    assert settled(lambda: sorted(one.name for one in root.iterdir()), ["f", "out"])
     assert (root / "f").read_text() == "before"
-    assert sorted(one.name for one in root.iterdir()) == ["f", "out"]
 
 
 def test_replies_come_to_where_the_client_listens_if_it_wants_no_channels(opened: Opened, root: Path) -> None:
