@@ -32,6 +32,18 @@ setup(
         "grid": ["httpx", "PyYAML", "cryptography", "defusedxml"],
         # Plots of visibilities, and word of new ones as their file grows.
         "difx": ["matplotlib", "watchdog"],
+        # The prompt, notebooks, `top`, the web page and the pictures of a trace.
+        "interactive": [
+            "ipython",
+            "ipykernel",
+            "rich",
+            "aiohttp",
+            "prometheus_client",
+            "matplotlib",
+            "cryptography",
+        ],
+        # What its tests drive: terminals, notebooks and the distribution's Chromium.
+        "interactive-test": ["pexpect", "pyte", "nbclient", "nbformat", "playwright"],
         # CASA's tasks and tools, for servers that are to run them; casatasks forgets to ask for six.
         "casa": ["casatools", "casatasks", "six"],
         # What the benchmarks compare with; the last needs casa.

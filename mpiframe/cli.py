@@ -1,4 +1,4 @@
-"""The command `mpiframe`: `run` starts a script on ranks, `submit` has a batch system do so, `doctor` looks.
+"""The command `mpiframe`: `run` starts a script on ranks, `doctor` looks; others live where their work is.
 
 Importing this starts no MPI; the ranks are processes of their own.
 """
@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.machinery
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mpiframe import __version__, doctor, launcher
 from mpiframe.errors import WorldError
-from mpiframe.plugins.difx import command_line as difx
 
 _USAGE_STATUS = 2  # what argparse uses for a wrong command line
 
-SUBCOMMANDS = ("run", "submit", "doctor", "difx", "-h", "--help", "--version")
+_LATE = {
+    "difx": ("mpiframe.plugins.difx.command_line", "jobs of the DiFX correlator"),
+}
+"""Subcommands by their modules, which have `add_arguments(parser)` and `run(options)`, and are imported when
+they are used; and what each is for."""
+
+SUBCOMMANDS = ("run", "submit", "doctor", *_LATE, "-h", "--help", "--version")
 """What `python -m mpiframe` takes for its own, and not for the script that it is to run."""
 
 _CASAMPI = "mpiframe.compat.casampi"
@@ -41,12 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["submit"]:
         return _submit(argv[1:])
-    options = _parser().parse_args(argv)
+    options = _parser(argv[0] if argv else "").parse_args(argv)
     try:
         if options.subcommand == "doctor":
             return doctor.main(options.mpiexec)
-        if options.subcommand == "difx":
-            return difx.run(options)
+        if options.subcommand in _LATE:
+            status: int = _module(options.subcommand).run(options)
+            return status
         return _run(options)
     except WorldError as error:
         print(f"mpiframe {options.subcommand}: {error}", file=sys.stderr)
@@ -105,14 +113,19 @@ def _program(options: argparse.Namespace) -> list[str]:
     return list(options.program)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _module(subcommand: str) -> Any:
+    return importlib.import_module(_LATE[subcommand][0])
+
+
+def _parser(chosen: str) -> argparse.ArgumentParser:
+    """The parser; of the subcommands that live elsewhere only the chosen one knows its options."""
     parser = argparse.ArgumentParser(
         prog="mpiframe",
         description="An MPI-native parallel runtime: rank 0 is the client, the others are servers.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"mpiframe {__version__}")
-    commands = parser.add_subparsers(dest="subcommand", required=True, metavar="run|submit|doctor|difx")
+    commands = parser.add_subparsers(dest="subcommand", required=True, metavar="|".join(SUBCOMMANDS[:-3]))
     run = commands.add_parser(
         "run",
         usage="mpiframe run -n N [options] script.py|-m module [arguments ...]",
@@ -162,7 +175,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_mpiexec(check)
-    difx.add_arguments(commands.add_parser("difx", help="jobs of the DiFX correlator", allow_abbrev=False))
+    for name, (_, purpose) in _LATE.items():
+        late = commands.add_parser(name, help=purpose, allow_abbrev=False)
+        if name == chosen:
+            _module(name).add_arguments(late)
     return parser
 
 
