@@ -216,7 +216,7 @@ def await_end(code: int, client: bool) -> None:
         launcher = link()
         if launcher is None:
             return
-        _let_go_of_output()
+        let_go_of_output()
         with contextlib.suppress(OSError):
             launcher.order(over=code)
     elif not os.path.isdir(os.environ.get(RUN_DIR, "")):
@@ -224,11 +224,12 @@ def await_end(code: int, client: bool) -> None:
     threading.Event().wait(_END_SECONDS)
 
 
-def _let_go_of_output() -> None:
+def let_go_of_output() -> None:
     """Close what is printed to, and return when the launcher has passed all of it on.
 
-    It passes nothing on any more once it is told to end. A closed pipe or terminal wakes whoever reads it, at
-    once; and what it has read it has written when all its threads are asleep again.
+    It passes nothing on any more once it is told to end, or that a rank aborts. A closed pipe or terminal
+    wakes whoever reads it, at once; and what it has read it has written when all its threads are asleep
+    again.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for fd in (1, 2):

@@ -76,6 +76,8 @@ def finalize_and_exit(code: int, finalize: bool = True) -> None:
                 joining.await_end(code, world.rank == CLIENT)
             os._exit(code)
         if MPI.get_vendor()[0] == "MPICH":
+            if world is not None and world.rank == CLIENT:
+                joining.let_go_of_output()
             MPI.COMM_WORLD.Abort(code)  # its launcher may report 0 for a run in which a rank just ended
         os._exit(code)
     if not MPI.Is_finalized():

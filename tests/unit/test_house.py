@@ -106,7 +106,7 @@ PUBLIC = [
 MAY_SLEEP = {
     ("transport", "block"): "back-off where there is no doorbell, in steps epoll cannot count",
     ("world", "_until"): "back-off before there is a doorbell",
-    ("joining", "_let_go_of_output"): "nothing tells when a pipe has become empty",
+    ("joining", "let_go_of_output"): "nothing tells when a pipe has become empty",
     ("group_comm", "_until"): "back-off while another member of a collective computes",
     ("_roundtrip", "main"): "the pause is what is measured",
     ("_survival", "main"): "the command that is killed; the function is only named",
