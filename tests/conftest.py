@@ -3,7 +3,8 @@
 `MPIFRAME_TEST_PYTHONS` names the interpreters, each with its MPI: name=python[,VARIABLE=value]*;...
 Without it, the interpreter that runs pytest is the only one, under the name "this".
 
-The tests marked `long` run under `launch/test --faults` and `launch/test --long` only.
+The tests marked `long` run under `launch/test --faults` and `launch/test --long` only, and those of
+tests/interactive under `launch/test --interactive`, too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "MPIFRAME_TEST_MARK"
 SECONDS = 60.0  # for one world of a script; a second or two as a rule
-_MUCH = ("MPIFRAME_TEST_LONG", "MPIFRAME_TEST_GRID", "MPIFRAME_TEST_SCHEDULERS")  # time is given
+_MUCH = (  # time is given
+    "MPIFRAME_TEST_LONG",
+    "MPIFRAME_TEST_GRID",
+    "MPIFRAME_TEST_SCHEDULERS",
+    "MPIFRAME_TEST_INTERACTIVE",
+)
 _LEAVE_SECONDS = 8.0  # for processes and folders to go, once the launcher has ended
 
 
@@ -38,10 +44,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if os.environ.get("MPIFRAME_TEST_LONG") or "long" in config.option.markexpr:
         return
-    long = [item for item in items if item.get_closest_marker("long")]
+    long = [item for item in items if item.get_closest_marker("long") and not _has_time(item)]
     if long:
         items[:] = [item for item in items if item not in long]
         config.hook.pytest_deselected(items=long)
+
+
+def _has_time(item: pytest.Item) -> bool:
+    return bool(os.environ.get("MPIFRAME_TEST_INTERACTIVE")) and "interactive" in item.path.parts
 
 
 @dataclass(frozen=True)

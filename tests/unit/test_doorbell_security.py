@@ -529,6 +529,9 @@ SOCKET_READERS = {
     ("doorbell", "_receive"),
     ("doorbell", "swap_events"),
     ("doorbell", "_hear"),
+    ("wire", "_exactly"),
+    ("wire", "_talk"),
+    ("wire", "_talk_in"),
     ("control", "run"),
     ("client_loop", "__call__"),
     ("transport", "_drain"),
@@ -581,6 +584,7 @@ def test_who_reads_sockets_is_known_and_undoes_no_pickle() -> None:
     "module",
     [
         "doorbell",
+        "wire",
         "control",
         "machine",
         "launcher/supervise",

@@ -44,6 +44,7 @@ FLOORS = {
         "launcher.running",
         "launcher.supervise",
         "doorbell",
+        "wire",
         "transport",
         "joining",
         "world",
