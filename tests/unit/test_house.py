@@ -53,6 +53,7 @@ FLOORS = {
         "execution",
         "fuse",
         "group_comm",
+        "places",
     ],
     3: [
         "control",
