@@ -33,6 +33,9 @@ JOIN = "MPIFRAME_JOIN"
 RESILIENT = "MPIFRAME_RESILIENT"
 """Set in every rank of a world that outlives a dead server: "ulfm" or "joined"."""
 
+PLACE = "MPIFRAME_PLACE"
+"""The folder of a world that has a name, for its rank 0, which is to have a hub there; see `places`."""
+
 _MPI = (
     "PMI_",
     "PMI2_",
@@ -55,6 +58,7 @@ _MPI_NAMES = frozenset({
     TERMINAL,
     JOIN,
     RESILIENT,
+    PLACE,
 })  # fmt: skip
 
 # Settings that people make under the same prefixes as the variables of a rank.

@@ -54,6 +54,7 @@ FLOORS = {
         "execution",
         "fuse",
         "group_comm",
+        "places",
     ],
     3: [
         "control",
