@@ -70,6 +70,8 @@ FLOORS = {
         "recording",
         "group",
         "collectives",
+        "together",
+        "verbs",
         "process",
         "recovery",
         "views",
