@@ -41,6 +41,15 @@ _DONE, _VALUE, _PICKLED = (
 )  # on the path of every answer, where a look-up counts
 
 
+Subscribe = Callable[[str, Callable[[int, Any], None]], Callable[[], None]]
+"""Takes a plugin's name and whom to call with (server, event); gives what ends it."""
+
+
+def _cannot_subscribe(_source: str, _callback: Callable[[int, Any], None]) -> Callable[[], None]:
+    """Where nobody hears of events."""
+    raise WorldError("nothing is heard of the events of plugins here")
+
+
 def _never(_rank: int) -> bool:
     """Where nothing replaces a server that is gone."""
     return False
@@ -114,6 +123,7 @@ class ClientLoop(Driver):
         self.is_replaced: Callable[[int], bool] = _never
         self._printer = printer
         self._deliver_other = deliver
+        self.subscribe: Subscribe = _cannot_subscribe
         self._known: dict[int, set[int]] = {rank: set() for rank in world.servers}
         self.pulse = Pulse(self.lock, self.dispatcher.ranks, self.control, self.wait, world.config.patience)
         self.excused: set[int] = set()  # requests that Ctrl-C has ended: that they failed is no news
@@ -229,6 +239,11 @@ class ClientLoop(Driver):
                 if rank in members:
                     self.communicators[members] += 1  # the others have one with its predecessor
             self._carry_out(self.dispatcher.joined(rank, peer.control is None, serial))
+
+    def recovered(self, rank: int) -> None:
+        """Nothing is missing though this server was lost."""
+        with self.lock:
+            self.losses.replaced(rank)
 
     def natives(self, ranks: list[int]) -> list[int]:
         """Those of these servers that share a communicator, of which they can make others."""

@@ -8,6 +8,7 @@ data, each in its own bytes, so that what cannot be unpickled spoils one request
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import marshal
 import operator
@@ -127,6 +128,24 @@ def _cloudpickle() -> types.ModuleType:
 def _by_value_modules() -> bool:
     module = sys.modules.get("cloudpickle")
     return bool(module and module.list_registry_pickle_by_value())
+
+
+class ByName:
+    """Stands for a function of a module that the servers have and this process need not import."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.__module__ = module
+        self.__qualname__ = name
+
+    def __call__(self, *_: Any) -> Any:
+        raise TypeError(f"{self.__module__}.{self.__qualname__} can be called on a server only")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _find, (self.__module__, self.__qualname__)
+
+
+def _find(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
 
 
 # -- functions -----------------------------------------------------------------------------------------

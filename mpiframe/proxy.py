@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mpiframe import plugin_host
 from mpiframe.answers import CommandFuture
+from mpiframe.codec import ByName
 from mpiframe.errors import PluginError
 from mpiframe.messages import PluginCall
 from mpiframe.targets import Target, each, resolve
 
 if TYPE_CHECKING:
-    from mpiframe.client import Client
+    from mpiframe.verbs import Verbs
+
+_LOAD, _CALL, _UNLOAD = (ByName("mpiframe.plugin_host", name) for name in ("load", "call", "unload"))
 
 
 class _NoSuchCommand(PluginError, AttributeError):
@@ -45,7 +47,7 @@ class Proxy:
 
     def __init__(
         self,
-        client: Client,
+        client: Verbs,
         name: str,
         ranks: int | list[int],
         commands: dict[str, str],
@@ -72,9 +74,7 @@ class Proxy:
 
     def recovered(self, rank: int) -> None:
         """Say that nothing is missing though this server was lost: others have taken up what it had."""
-        loop = self._client._loop
-        with loop.lock:
-            loop.losses.replaced(rank)
+        self._client._loop.recovered(rank)
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the commands that run on its servers, as `Client.interrupt`."""
@@ -97,29 +97,29 @@ class Proxy:
 
         Returns a function that ends the subscription.
         """
-        return self._client._hearing.subscribe(self._name, callback)
+        end: Callable[[], None] = self._client._loop.subscribe(self._name, callback)
+        return end
 
     def unload(self) -> None:
         """Stop the plugin on its servers."""
         label = PluginCall(f"{self._name}.stop")
-        for future in self._client._call(self._ranks, label, plugin_host.unload, self._name):
+        for future in self._client._call(self._ranks, label, _UNLOAD, self._name):
             future.result()
 
     def _send(self, command: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         label = PluginCall(f"{self._name}.{command}")
-        call = plugin_host.call
-        futures = self._client._call(self._ranks, label, call, self._name, command, args, kwargs)
+        futures = self._client._call(self._ranks, label, _CALL, self._name, command, args, kwargs)
         return futures if isinstance(self._ranks, list) else futures[0]
 
 
-def load_plugin(client: Client, wanted: Any, target: Target, options: dict[str, Any]) -> Any:
+def load_plugin(client: Verbs, wanted: Any, target: Target, options: dict[str, Any]) -> Any:
     """Load a plugin on the servers of `target`, None means all of them; its face, or a Proxy."""
     ranks = resolve("all" if target is None else target, client._loop.dispatcher)
     assert ranks is not None
     label = f"load plugin {wanted if isinstance(wanted, str) else getattr(wanted, '__name__', wanted)}"
 
     def load(where: int | list[int]) -> list[CommandFuture]:
-        return client._call(where, PluginCall(label), plugin_host.load, wanted, options)
+        return client._call(where, PluginCall(label), _LOAD, wanted, options)
 
     loaded = [future.result() for future in load(ranks)]
     name, commands, face = loaded[0]

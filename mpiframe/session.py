@@ -7,26 +7,22 @@ import itertools
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from mpiframe import doorbell, recovery
-from mpiframe.answers import CommandFuture, Holder
 from mpiframe.client_loop import ClientLoop
 from mpiframe.commands import CommandEncoder, Encoded
 from mpiframe.config import unknown_settings
 from mpiframe.errors import CommandError, JournalError, MpiframeError, WorldError
 from mpiframe.hearing import Hearing
-from mpiframe.messages import Down, Request, Status
+from mpiframe.messages import Down, Status
 from mpiframe.output import Printer
 from mpiframe.process import finalize_and_exit, leave, serve_and_leave
 from mpiframe.recovery import POLICIES, Recovery
-from mpiframe.targets import each
+from mpiframe.together import Together, check_threads
+from mpiframe.verbs import Verbs
 from mpiframe.world import CLIENT, open_world
-
-if TYPE_CHECKING:
-    from mpiframe.recording import Recorder
 
 log = logging.getLogger("mpiframe")
 
@@ -38,7 +34,7 @@ def current_session() -> Session | None:
     return _session
 
 
-class Session:
+class Session(Verbs):
     """One run of the client: see `Client`, which adds what is to be said in it."""
 
     def __init__(
@@ -69,15 +65,17 @@ class Session:
         self._printer = printer
         self._hearing = Hearing(world, printer)
         self._loop: ClientLoop = ClientLoop(world, printer, self._hearing.hear)
+        self._loop.subscribe = self._hearing.subscribe
         self._loop.end_session = self.abandon
         self._encoder = CommandEncoder(world.config.large, self._loop.forget_functions)
         self._ids = itertools.count(1)
-        self._service_ids = itertools.count(-1, -1)  # of calls that the user does not see
+        self._service_ids = itertools.count(-1, -1)
+        self._reductions = itertools.count(1)
         _session = self
         first = (int(Down.SESSION), list(sys.path), level)
         self._recovery = Recovery(self, restart, first)
         self._loop.is_replaced = self._recovery.is_replaced
-        self._recorder: Recorder | None = None  # of calls that record in a journal, once there is one
+        self._recorder = None
         self._loop.start()
         for name in unknown_settings():
             log.warning("the environment variable %s sets nothing: there is no such setting", name)
@@ -100,60 +98,21 @@ class Session:
                 reason,
             )
 
-    # -- requests ----------------------------------------------------------------------------------
+    # -- what the verbs need ------------------------------------------------------------------------
 
-    def _request(self, command: Any, encoded: Encoded, rank: int | None, id: int = 0) -> Request:
-        id = id or next(self._ids)
-        return Request(
-            id,
-            rank,
-            encoded.pace_key,
-            command,
-            encoded.frame(id),
-            encoded.buffers,
-            bool(encoded.buffers),
-            time.time(),
-        )
+    def _refuse(self) -> None:
+        raise WorldError("the client is closed; its servers are gone")
 
-    def _submit(
-        self,
-        command: Any,
-        encoded: Encoded,
-        rank: int | None,
-        timeout: float | None,
-        retries: int,
-        first_item: int | None = None,
-        id: int = 0,
-        make: Callable[[ClientLoop, Request, int | None], CommandFuture] = CommandFuture,
-    ) -> CommandFuture:
-        request = self._request(command, encoded, rank, id)
-        request.retries = retries
-        if timeout is not None:
-            request.deadline = time.monotonic() + timeout
-        request.future = future = make(self._loop, request, first_item)
-        self._loop.push_one(request)
-        if timeout is not None:
-            self._loop.kick()  # whoever sleeps must know of the new deadline
-        return future
+    def _together(self, label: str, parts: Sequence[tuple[int, Encoded]], timeout: float | None) -> list[Any]:
+        check_threads()
+        return Together(self, label, parts).run(timeout)
 
-    def _queue(self, request: Request, holder: Holder) -> None:
-        """Queue a request whose end is told to its holder, and which `get` does not know."""
-        request.future = holder
-        self._loop.push_one(request)
+    def _is_near(self, rank: int) -> bool:
+        members = self._world.members
+        return members[rank].host_key == members[CLIENT].host_key
 
-    def _call(
-        self, ranks: int | list[int] | None, label: str, function: Callable[..., Any], *args: Any
-    ) -> list[CommandFuture]:
-        """Queue one call on each of these servers; errors name it by its label."""
-        encoded = self._encoder.call(function, args, {})
-        return [self._submit(label, encoded, rank, None, 0) for rank in each(ranks)]
-
-    def _service(
-        self, ranks: Sequence[int | None], label: str, function: Callable[..., Any], *args: Any
-    ) -> list[CommandFuture]:
-        """The same, but no request of the user's: it takes none of his ids."""
-        encoded = self._encoder.call(function, args, {})
-        return [self._submit(label, encoded, rank, None, 0, id=next(self._service_ids)) for rank in ranks]
+    def _new_number(self) -> int:
+        return next(self._reductions)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -254,9 +213,6 @@ class Session:
             waiting = [r for r in self._loop.requests.values() if r.status is Status.QUEUED]
         for request in waiting:
             self._loop.cancel(request)
-
-    def _refuse(self) -> None:
-        raise WorldError("the client is closed; its servers are gone")
 
     def _at_exit(self) -> None:
         """The interpreter ends: so does the world, well or badly as the script did."""

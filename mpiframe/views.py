@@ -11,7 +11,7 @@ from mpiframe.proxy import Proxy
 from mpiframe.targets import Target, each, resolve
 
 if TYPE_CHECKING:
-    from mpiframe.client import Client
+    from mpiframe.verbs import Verbs
 
 
 class ServerTable(list[ServerInfo]):
@@ -37,7 +37,7 @@ class ServerTable(list[ServerInfo]):
 class View:
     """The client's verbs, bound to a target. Get one by `client.on(target)`."""
 
-    def __init__(self, client: Client, target: Target) -> None:
+    def __init__(self, client: Verbs, target: Target) -> None:
         resolve(target, client._loop.dispatcher)
         self.client = client
         self.target = target

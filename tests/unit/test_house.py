@@ -71,6 +71,8 @@ FLOORS = {
         "recording",
         "group",
         "collectives",
+        "together",
+        "verbs",
         "process",
         "recovery",
         "views",

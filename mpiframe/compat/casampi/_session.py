@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mpiframe import Client
-from mpiframe.client import current_client, flatten
+from mpiframe.client import current_client
 from mpiframe.commands import UNCOMPILABLE
 from mpiframe.compat.casampi import _on_server, _roles
 from mpiframe.compat.casampi._books import QUEUED, Books, Record, Response
@@ -21,6 +21,7 @@ from mpiframe.compat.casampi._monitor import Monitor
 from mpiframe.compat.casampi.MPIEnvironment import MPIEnvironment, before_the_end
 from mpiframe.errors import MpiframeError
 from mpiframe.messages import Status
+from mpiframe.verbs import flatten
 
 log = logging.getLogger("mpiframe.casampi")
 command_log = logging.getLogger("mpiframe.casampi.commands")

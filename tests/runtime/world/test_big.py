@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mpiframe
-from mpiframe import collectives
+from mpiframe.session import Session
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -36,7 +36,7 @@ LAYOUTS = {
 def place(request, monkeypatch):
     """Once as it is, and once as if every server were on another host."""
     if request.param == "far":
-        monkeypatch.setattr(collectives, "_is_near", lambda client, rank: False)
+        monkeypatch.setattr(Session, "_is_near", lambda self, rank: False)
 
 
 def check(got, sent):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import mpiframe
-from mpiframe import collectives
+from mpiframe.session import Session
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -37,7 +37,7 @@ def everywhere(client, expression):
 def place(request, monkeypatch):
     """Once as it is, and once as if every server were on another host."""
     if request.param == "far":
-        monkeypatch.setattr(collectives, "_is_near", lambda client, rank: False)
+        monkeypatch.setattr(Session, "_is_near", lambda self, rank: False)
 
 
 # -- broadcast -------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def test_broadcast_in_any_order(client, place):
 
 @pytest.mark.servers(3)
 def test_broadcast_to_near_and_far_at_once(client, servers, monkeypatch):
-    monkeypatch.setattr(collectives, "_is_near", lambda client, rank: rank == 1)
+    monkeypatch.setattr(Session, "_is_near", lambda self, rank: rank == 1)
     client.broadcast(table=np.arange(100_000), name="x")
     assert everywhere(client, "(int(table.sum()), name)") == [(4999950000, "x")] * len(servers)
 

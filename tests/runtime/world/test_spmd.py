@@ -485,15 +485,15 @@ def test_an_error_is_not_overlooked_while_another_thread_reads_it(
     client, gate, busy, pool, monkeypatch, until
 ):
     """The thread that waits may wake between "it has ended" and "it has failed"."""
-    from mpiframe import collectives
+    from mpiframe import together
 
-    settle = collectives.Together.settle
+    settle = together.Together.settle
 
     def slowly(self, request):
         time.sleep(0.02)  # makes the moment longer
         settle(self, request)
 
-    monkeypatch.setattr(collectives.Together, "settle", slowly)
+    monkeypatch.setattr(together.Together, "settle", slowly)
     driving = pool.submit(client.get, busy)
     until(lambda: client._loop._driving.locked())
     for _ in range(5):
