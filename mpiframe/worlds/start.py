@@ -15,8 +15,8 @@ from mpiframe.places import Card, Place
 NAME = "world"
 
 _EPILOG = """\
-It returns when the world can be attached to. --listen lets sessions of other machines attach over TCP, secured
-by TLS: what they need is written into the key file, whose holder may run code in the world. Through a
+It returns when the world can be attached to. --listen lets sessions of other machines attach over TCP,
+secured by TLS: what they need is written into the key file, whose holder may run code in the world. Through a
 tunnel of SSH loopback is enough, and so is no --listen at all:
 
   ssh -L /tmp/survey.sock:SOCKET user@host      with the SOCKET that `mpiframe list --long` shows
