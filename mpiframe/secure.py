@@ -18,7 +18,7 @@ import socket
 import ssl
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpiframe.errors import WorldError
@@ -36,7 +36,7 @@ class Key:
     name: str
     address: str
     fingerprint: str
-    secret: bytes
+    secret: bytes = field(repr=False)
 
     def text(self) -> str:
         """The file's text. Keep it to yourself."""
