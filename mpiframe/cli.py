@@ -21,6 +21,11 @@ _USAGE_STATUS = 2  # what argparse uses for a wrong command line
 
 _LATE = {
     "difx": ("mpiframe.plugins.difx.command_line", "jobs of the DiFX correlator"),
+    "start": ("mpiframe.worlds.start", "leave a world running, to attach to"),
+    "attach": ("mpiframe.worlds.attach", "work with a world that runs"),
+    "list": ("mpiframe.worlds.listing", "the worlds that run here"),
+    "stop": ("mpiframe.worlds.stop", "end a world"),
+    "key": ("mpiframe.worlds.key", "the key file by which a world is reached over TCP"),
 }
 """Subcommands by their modules, which have `add_arguments(parser)` and `run(options)`, and are imported when
 they are used; and what each is for."""
@@ -62,9 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    words = ["-m", _CASAMPI if options.casampi else "mpiframe", *_program(options)]
+    if options.name is not None and not options.dry_run:
+        from mpiframe import background  # late: a world without a name does without it
+
+        return background.run_named(options.name, background.orders(options, "script", words))
     plan = launcher.plan(
         options.n,
-        ["-m", _CASAMPI if options.casampi else "mpiframe", *_program(options)],
+        words,
         mpiexec=options.mpiexec,
         hostfile=options.hostfile,
         extra=options.launcher_arg,
@@ -135,30 +145,12 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    run.add_argument(
-        "-n", type=int, required=True, metavar="N", help="ranks, the client among them (2 or more)"
-    )
+    add_launching(run)
     run.add_argument("--dry-run", action="store_true", help="print the command, do not run it")
-    _add_mpiexec(run)
-    run.add_argument("--hostfile", metavar="FILE", help="hosts to use, in the format of the MPI")
     run.add_argument(
-        "--grace",
-        type=_seconds,
-        default=launcher.GRACE_SECONDS,
-        metavar="SECONDS",
-        help="time to end after Ctrl-C before force is used (default: %(default)s)",
-    )
-    run.add_argument(
-        "--launcher-arg",
-        action="append",
-        default=[],
-        metavar="ARG",
-        help="an argument for mpiexec, as --launcher-arg=--map-by; repeat for more",
-    )
-    run.add_argument(
-        "--resilient",
-        action="store_true",
-        help="a server that dies fails only its own requests, and can be replaced",
+        "--name",
+        metavar="NAME",
+        help="so that `mpiframe top NAME`, `dashboard` and `attach` find it while it runs",
     )
     run.add_argument(
         "--casampi",
@@ -182,11 +174,40 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_launching(parser: argparse.ArgumentParser) -> None:
+    """The options of whatever starts ranks."""
+    parser.add_argument(
+        "-n", type=int, required=True, metavar="N", help="ranks, the client among them (2 or more)"
+    )
+    _add_mpiexec(parser)
+    parser.add_argument("--hostfile", metavar="FILE", help="hosts to use, in the format of the MPI")
+    parser.add_argument(
+        "--grace",
+        type=seconds,
+        default=launcher.GRACE_SECONDS,
+        metavar="SECONDS",
+        help="time to end after Ctrl-C before force is used (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--launcher-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="an argument for mpiexec, as --launcher-arg=--map-by; repeat for more",
+    )
+    parser.add_argument(
+        "--resilient",
+        action="store_true",
+        help="a server that dies fails only its own requests, and can be replaced",
+    )
+
+
 def _add_mpiexec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mpiexec", metavar="PATH", help="the launcher to use (default: found)")
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """The value of an option that is a time."""
     with contextlib.suppress(ValueError):
         if 0 <= (value := float(text)) < float("inf"):
             return value

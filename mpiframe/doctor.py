@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpiframe import launcher, machine
+from mpiframe import launcher, machine, places
 from mpiframe.errors import WorldError
 
 _WORLD_SECONDS = 60.0  # for two ranks to start and measure; a second or two where all is well
@@ -64,6 +64,7 @@ def examine(mpiexec: str | None = None) -> Report:
     report = Report()
     _look_at_python(report)
     _look_at_cores(report)
+    _look_at_places(report)
     with tempfile.TemporaryDirectory(prefix="mpiframe-doctor-") as directory:
         answer = Path(directory) / "answer"
         plan = _look_at_mpi(report, answer, mpiexec)
@@ -99,6 +100,17 @@ def _look_at_cores(report: Report) -> None:
             "There is one core for all ranks: they take turns, and more servers bring nothing. "
             "Ask the batch system for more cores (Slurm: --ntasks=N, without --cpu-bind to one)."
         )
+
+
+def _look_at_places(report: Report) -> None:
+    """Of use to worlds with a name only, so it is no failure; and nothing is said where all is well."""
+    try:
+        folder = places.base()
+        with places.guard(folder):
+            pass
+    except (WorldError, OSError) as error:
+        report.add("worlds", "none can be started in the background, nor found by a name")
+        report.advice.append(f"`mpiframe start` and `attach` cannot be used: {error}.")
 
 
 def _look_at_mpi(report: Report, answer: Path, mpiexec: str | None) -> launcher.LaunchPlan | None:

@@ -6,6 +6,7 @@
                 socket    where its hub listens
                 news      a pipe, in which the hub says that it does
                 log       what the world prints, where it runs in the background
+                certificate   of the hub, with its key, where it listens on TCP, too
 
 The lock tells the living from the dead: the kernel lets it go when the process ends, however it does, and no
 later process with the same number can be taken for it. Of a world that ended in order nothing is left. Of one
@@ -31,8 +32,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpiframe import launcher
 from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import PLACE
+from mpiframe.secure import Key
 
 FOLDER = "MPIFRAME_WORLDS"
 """The variable that names the folder of all worlds, where the one found by itself will not do."""
@@ -55,7 +58,9 @@ class Card:
     how: "background", "foreground", "script" (beside one) or "private" (of one process, which ends it).
     since, ended: epoch seconds; `ended` is set of one that did not end in order, and is None while it runs.
     estimated: nobody was left to write down when it ended: `ended` is when it was last heard of.
+    grace: seconds that its launcher gives it to end after a signal.
     listen, fingerprint: where it can be reached over TCP, and by which certificate; empty if it cannot.
+    key_file: where the hub is to write what others need for that.
     """
 
     name: str
@@ -72,8 +77,10 @@ class Card:
     resilient: bool = False
     ready: bool = False
     sessions: int = 0
+    grace: float = launcher.GRACE_SECONDS
     listen: str = ""
     fingerprint: str = ""
+    key_file: str = ""
     ended: float | None = None
     estimated: bool = False
     status: int | None = None
@@ -136,9 +143,17 @@ class Place:
         except (OSError, ValueError, TypeError):
             return None
 
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the folder, in one step, and never readable by others."""
+        path = self.folder / name
+        new = path.with_name(f"{name}.{os.getpid()}.new")
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(data)
+        os.replace(new, path)
+
     def write_card(self, card: Card) -> None:
-        """Replace the card in one step."""
-        _write(self.folder / "card", json.dumps(dataclasses.asdict(card), indent=1).encode())
+        """Replace the card."""
+        self.write("card", json.dumps(dataclasses.asdict(card), indent=1).encode())
 
     def note(self, **changes: Any) -> None:
         """Change the card: the hub says `sessions=3`, or that it listens by `announce`."""
@@ -146,10 +161,22 @@ class Place:
         if card is not None:
             self.write_card(dataclasses.replace(card, **changes))
 
-    def announce(self) -> None:
-        """Called by the hub when it listens on `socket`: who has started the world hears it."""
+    @property
+    def certificate(self) -> Path:
+        """With its key; there where the card says that the hub is to `listen` on TCP, too."""
+        return self.folder / "certificate"
+
+    def announce(self, listen: str = "") -> None:
+        """Called by the hub when it listens on `socket`: who has started the world hears it.
+
+        `listen`: the address where it listens on TCP, with the port that it got.
+        """
         os.chmod(self.socket, 0o600)
-        self.note(ready=True)
+        card = self.card()
+        if card is not None:
+            self.write_card(dataclasses.replace(card, ready=True, listen=listen))
+            if listen and card.key_file:
+                Key(self.name, listen, card.fingerprint, self.secret()).write(Path(card.key_file))
         with contextlib.suppress(OSError):  # nobody waits for it
             news = os.open(self.news, os.O_WRONLY | os.O_NONBLOCK)
             os.write(news, b"!")
@@ -301,18 +328,18 @@ def claim(name: str) -> tuple[Place, int]:
     place = Place(folder / check_name(name))
     if len(os.fsencode(place.socket)) > _SOCKET_BYTES:
         raise WorldError(
-            f"the path of the world's socket would be longer than the {_SOCKET_BYTES} bytes that one can have: "
+            f"the path of the world's socket would have more than the {_SOCKET_BYTES} bytes it may have: "
             f"{place.socket}. Name a shorter folder by {FOLDER}"
         )
     with guard(folder):
         if place.is_alive():
             raise WorldError(_taken(place))
-        _remove(place)
+        remove(place)
         place.folder.mkdir(mode=0o700)
         lock = os.open(place.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.mkfifo(place.news, 0o600)
-        _write(place.folder / "secret", secrets.token_bytes(SECRET_BYTES))
+        place.write("secret", secrets.token_bytes(SECRET_BYTES))
     return place, lock
 
 
@@ -341,14 +368,11 @@ def moment(epoch: float) -> str:
 
 def process_space() -> str:
     """Names the boot and the namespace in which a process number means a process."""
-    parts = []
-    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
-                 lambda: os.readlink("/proc/self/ns/pid")):  # fmt: skip
-        try:
-            parts.append(read())
-        except OSError:
-            parts.append("-")
-    return " ".join([socket.gethostname(), *parts])
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
 
 
 def ticks_of(pid: int) -> int:
@@ -434,34 +458,23 @@ def bury(place: Place, status: int | None = None) -> Card | None:
     card = place.card()
     now = time.time()
     if card is None or (card.ended is not None and now - card.ended > _KEPT_SECONDS):
-        _remove(place)
+        remove(place)
         return None
-    for name in ("socket", "secret", "news"):
+    for name in ("socket", "secret", "news", "certificate", "orders"):
         (place.folder / name).unlink(missing_ok=True)
     if card.ended is None:
         heard = [path.stat().st_mtime for path in (place.folder / "card", place.log) if path.exists()]
         ended = now if status is not None else max(heard)
         card = dataclasses.replace(card, ended=ended, estimated=status is None, status=status, sessions=0)
         place.write_card(card)
+        if status is None and card.space == process_space() and not ticks_of(card.pid):
+            launcher.tidy_after(card.pid)
     return card
 
 
-def forget(place: Place) -> None:
-    """Remove the folder of a world that has ended."""
-    with guard(place.folder.parent):
-        _remove(place)
-
-
-def _remove(place: Place) -> None:
+def remove(place: Place) -> None:
+    """Remove its folder. Within `guard` only."""
     with contextlib.suppress(FileNotFoundError):
         for path in place.folder.iterdir():
             path.unlink(missing_ok=True)
         place.folder.rmdir()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """In one step, and never readable by others."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(data)
-    os.replace(new, path)

@@ -13,7 +13,7 @@ Nothing here imports mpi4py: importing it would start MPI in the launcher itself
 from mpiframe.launcher.environment import Purpose, scrub_environment
 from mpiframe.launcher.library import MpiLibrary, find_library, find_mpiexec
 from mpiframe.launcher.planning import LaunchPlan, plan, prepare_process, resilience
-from mpiframe.launcher.running import run
+from mpiframe.launcher.running import run, tidy_after
 from mpiframe.launcher.supervise import GRACE_SECONDS, TIMED_OUT
 
 __all__ = [
@@ -29,4 +29,5 @@ __all__ = [
     "resilience",
     "run",
     "scrub_environment",
+    "tidy_after",
 ]

@@ -16,7 +16,9 @@ from typing import IO
 from mpiframe.launcher.planning import LaunchPlan
 from mpiframe.launcher.processes import adopting_orphans
 from mpiframe.launcher.resilient import ResilientWorld
-from mpiframe.launcher.supervise import FORWARDED, GRACE_SECONDS, World
+from mpiframe.launcher.supervise import FORWARDED, GRACE_SECONDS, SEGMENTS_FILE, World, forget_segments
+
+_MEMORY = "/dev/shm"
 
 
 def run(
@@ -42,8 +44,8 @@ def run(
     Raises WorldError if mpiexec cannot be started.
     """
     # Mode 0700: only this user can write there. In memory where that can be had: ranks map a page of it.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-    directory = Path(tempfile.mkdtemp(prefix=f"mpiframe-{os.getpid()}-", dir=memory))
+    memory = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
+    directory = Path(tempfile.mkdtemp(prefix=_prefix(os.getpid()), dir=memory))
     try:
         with adopting_orphans(), _signals_as_bytes() as inbox:
             kind = ResilientWorld if plan.resilient else World
@@ -54,6 +56,23 @@ def run(
                 world.clear()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def tidy_after(pid: int) -> None:
+    """Remove what the run of a process has left that was killed: its directory, and its ranks' shared memory.
+
+    `pid` must be no process of this host any more, and its ranks have ended.
+    """
+    for place in (_MEMORY, tempfile.gettempdir()):
+        for directory in Path(place).glob(f"{_prefix(pid)}*"):
+            with contextlib.suppress(OSError):
+                if directory.stat().st_uid == os.geteuid():
+                    forget_segments(directory / SEGMENTS_FILE)
+                    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _prefix(pid: int) -> str:
+    return f"mpiframe-{pid}-"
 
 
 @contextlib.contextmanager

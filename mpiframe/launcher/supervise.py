@@ -57,6 +57,9 @@ _SAME_PRESS_SECONDS = 0.1  # `timeout` and some shells deliver one Ctrl-C twice
 TIMED_OUT = 124
 """The exit status of a run that took longer than its time-out, as the command `timeout` has it."""
 
+SEGMENTS_FILE = "segments"
+"""In the run directory: the paths of the shared memory that the client has mapped."""
+
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -68,7 +71,7 @@ class World:
     ) -> None:
         self._inbox = inbox
         self._client_file = directory / "client"
-        self._segments_file = directory / "segments"
+        self._segments_file = directory / SEGMENTS_FILE
         self._status_file = directory / "status"  # written by the client when it has ended its world
         # The client writes a byte here when it has written a file, so that nobody has to look for it.
         os.mkfifo(directory / NEWS, 0o600)
@@ -174,21 +177,10 @@ class World:
             send(left, signal.SIGKILL)
             self._wait_until_gone(TERM_SECONDS)
         self._mpiexec.poll()
-        self._forget_segments()
+        forget_segments(self._segments_file)
         os.close(self._news)
         if self._client is not None:
             os.close(self._client)
-
-    def _forget_segments(self) -> None:
-        """Remove the shared memory that ranks which were killed have left; Open MPI does not."""
-        with contextlib.suppress(OSError):
-            for path in self._segments_file.read_text(encoding="utf-8").splitlines():
-                if path.startswith(tuple(f"/dev/shm/{name}" for name in SEGMENTS)):
-                    name, job, _ = path.rsplit(".", 2)
-                    # Its last four digits number the jobs of one run: there may be spawned ones.
-                    jobs = f"{job[:-4]}????" if len(job) > 4 else job
-                    for left in glob.glob(f"{glob.escape(name)}.{jobs}.*"):
-                        os.unlink(left)
 
     def _pass_on(self, number: int) -> bool:
         """Send a signal to the client (True), or to mpiexec if that cannot be reached (False)."""
@@ -276,6 +268,18 @@ class World:
 
     def _is_left_behind(self) -> bool:
         return self._followers_limit is not None and self._followers_limit <= time.monotonic()
+
+
+def forget_segments(listed: Path) -> None:
+    """Remove the shared memory that ranks which were killed have left; Open MPI does not."""
+    with contextlib.suppress(OSError):
+        for path in listed.read_text(encoding="utf-8").splitlines():
+            if path.startswith(tuple(f"/dev/shm/{name}" for name in SEGMENTS)):
+                name, job, _ = path.rsplit(".", 2)
+                # Its last four digits number the jobs of one run: there may be spawned ones.
+                jobs = f"{job[:-4]}????" if len(job) > 4 else job
+                for left in glob.glob(f"{glob.escape(name)}.{jobs}.*"):
+                    os.unlink(left)
 
 
 def _standard_input() -> int | None:

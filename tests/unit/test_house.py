@@ -55,6 +55,7 @@ FLOORS = {
         "fuse",
         "group_comm",
         "places",
+        "secure",
     ],
     3: [
         "control",
@@ -79,7 +80,22 @@ FLOORS = {
         "session",
         "client",
     ],
-    5: ["", "__main__", "runner", "cli", "doctor", "_roundtrip", "_survival"],
+    5: [
+        "",
+        "__main__",
+        "runner",
+        "cli",
+        "doctor",
+        "background",
+        "worlds",
+        "worlds.start",
+        "worlds.stop",
+        "worlds.listing",
+        "worlds.key",
+        "worlds.attach",
+        "_roundtrip",
+        "_survival",
+    ],
 }
 """Floor 4 holds the plugins that come with the package: every other module below `plugins`."""
 
@@ -112,6 +128,7 @@ MAY_SLEEP = {
     ("world", "_until"): "back-off before there is a doorbell",
     ("joining", "let_go_of_output"): "nothing tells when a pipe has become empty",
     ("group_comm", "_until"): "back-off while another member of a collective computes",
+    ("background", "_await_gone"): "a kernel that does not tell when a process has ended",
     ("_roundtrip", "main"): "the pause is what is measured",
     ("_survival", "main"): "the command that is killed; the function is only named",
 }

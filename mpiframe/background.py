@@ -1,0 +1,419 @@
+"""Worlds that can be found by a name: how they are run, left running in the background, and ended.
+
+    mpiframe start                              python -m mpiframe.background (a session of its own)
+      launcher.plan: what is wrong is said here
+      places.claim: folder, lock, secret  ----->  inherits the lock, writes the card, launcher.run
+                                                    rank 0: python -m mpiframe.hub, which announces itself
+      waits for that, or for the end              the world has ended: its folder is removed; of one that
+                                                  did not end in order, the card and the log stay
+
+The lock is the world's life: `stop` waits for the moment in which nobody holds it any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpiframe import launcher, places
+from mpiframe.errors import MpiframeError, WorldError
+from mpiframe.launcher.environment import PLACE
+from mpiframe.launcher.processes import descendants, send
+from mpiframe.places import Card, Place
+
+HUB = ("-m", "mpiframe", "-m", "mpiframe.hub")
+"""What the ranks of a world run that has no script: rank 0 the hub, the others serve."""
+
+START_SECONDS = 60.0
+"""How long a world may take until its hub answers; some seconds as a rule."""
+STOP_SECONDS = 10.0
+"""How long a world may take to end in order."""
+
+_TAIL_LINES = 15
+_TAIL_BYTES = 8192
+_KILL_SECONDS = 5.0  # for the kernel to take away what was killed
+_FORCE_SECONDS = 6.0  # for the launcher to end its ranks by force, beside its own grace time
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What kind of world is to run; `how` as in `Card`, the others as for `launcher.plan`."""
+
+    n: int
+    how: str
+    program: tuple[str, ...] = HUB
+    mpiexec: str | None = None
+    hostfile: str | None = None
+    extra: tuple[str, ...] = ()
+    resilient: bool = False
+    grace: float = launcher.GRACE_SECONDS
+    listen: str = ""
+    fingerprint: str = ""
+    key_file: str = ""
+
+    def plan(self) -> launcher.LaunchPlan:
+        """How it is started; raises WorldError where it cannot be."""
+        return launcher.plan(
+            self.n,
+            self.program,
+            mpiexec=self.mpiexec,
+            hostfile=self.hostfile,
+            extra=self.extra,
+            resilient=self.resilient,
+        )
+
+    @property
+    def command(self) -> str:
+        """What it runs, for people."""
+        if self.program == HUB:
+            return f"mpiframe start -n {self.n}"
+        return f"mpiframe run -n {self.n} {shlex.join(self.program).removeprefix('-m mpiframe ')}"
+
+
+def orders(options: argparse.Namespace, how: str, program: Sequence[str] = HUB) -> Orders:
+    """From the options of the command line (`cli.add_launching`)."""
+    return Orders(
+        options.n,
+        how,
+        tuple(program),
+        mpiexec=options.mpiexec,
+        hostfile=options.hostfile,
+        extra=tuple(options.launcher_arg),
+        resilient=options.resilient,
+        grace=options.grace,
+    )
+
+
+# -- to run one ------------------------------------------------------------------------------------
+
+
+def run_named(name: str, orders: Orders, prepare: Callable[[Place], Orders] | None = None) -> int:
+    """Run a world that can be found by its name, from start to end, in this process; its exit status.
+
+    `prepare` may put more into its folder, and amend the orders. Raises WorldError where it cannot start.
+    """
+    orders.plan()  # what is wrong is said before there is a folder
+    place, lock = places.claim(name)
+    try:
+        if prepare is not None:
+            orders = prepare(place)
+        return _conduct(place, lock, orders)
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(lock)
+
+
+def _conduct(place: Place, lock: int, orders: Orders) -> int:
+    """Run the world of a place whose lock this process holds, and leave there what is to stay."""
+    status = None
+    try:
+        plan = orders.plan()
+        place.write_card(_card(place, orders, plan))
+        plan = dataclasses.replace(plan, env_added={**plan.env_added, PLACE: str(place.folder)})
+        status = launcher.run(plan, grace=orders.grace)
+        return status
+    finally:
+        card = place.card()
+        answered = card is not None and (card.ready or orders.program != HUB)
+        in_order = answered and (status == 0 or orders.how == "private")
+        by_user = status == _INTERRUPTED and orders.how in ("foreground", "script")
+        with places.guard(place.folder.parent):
+            if in_order or by_user:
+                places.remove(place)
+            else:
+                places.bury(place, 1 if status is None else status)
+            os.close(lock)
+
+
+def _card(place: Place, orders: Orders, plan: launcher.LaunchPlan) -> Card:
+    return Card(
+        name=place.name,
+        pid=os.getpid(),
+        ticks=places.ticks_of(os.getpid()),
+        space=places.process_space(),
+        host=socket.gethostname(),
+        mpi=f"{plan.library.vendor} {plan.library.version}",
+        ranks=orders.n,
+        command=orders.command,
+        cwd=os.getcwd(),
+        since=time.time(),
+        how=orders.how,
+        resilient=bool(plan.resilient),
+        grace=orders.grace,
+        listen=orders.listen,
+        fingerprint=orders.fingerprint,
+        key_file=orders.key_file,
+    )
+
+
+# -- to leave one running --------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Started:
+    """A world that was left running by this process.
+
+    `lifeline` is a descriptor at whose closing, at the latest with this process, the world ends; -1 where it
+    outlives this process.
+    """
+
+    place: Place
+    card: Card
+    process: subprocess.Popen[bytes]
+    lifeline: int = -1
+
+
+def start(
+    name: str,
+    orders: Orders,
+    *,
+    prepare: Callable[[Place], Orders] | None = None,
+    timeout: float = START_SECONDS,
+    owned: bool = False,
+) -> Started:
+    """Start a world in the background, and return when its hub answers.
+
+    prepare: as in `run_named`.
+    timeout: seconds for that; then it is ended.
+    owned: it is to end with this process, however that ends.
+
+    Raises WorldError where it cannot be started, with the last lines that it printed; nothing is left then.
+    """
+    orders.plan()
+    place, lock = places.claim(name)
+    news = os.open(place.news, os.O_RDWR | os.O_NONBLOCK)
+    ours, theirs = os.pipe()  # the end of `theirs`, of which we keep no copy, is the end of the process
+    line_end, lifeline = os.pipe() if owned else (-1, -1)
+    process = None
+    try:
+        if prepare is not None:
+            orders = prepare(place)
+        place.write("orders", json.dumps(dataclasses.asdict(orders)).encode())
+        process = _detach(place, (lock, theirs, line_end))
+        for fd in (lock, theirs, line_end):
+            _close(fd)
+        lock = theirs = line_end = -1
+        readable, _, _ = select.select([news, ours], [], [], timeout)
+        card = place.card()
+        if news in readable and card is not None and card.ready:
+            return Started(place, card, process, lifeline)
+        why = "ended before its hub could be reached" if ours in readable else (
+            f"was not there after {timeout:g} s"
+        )  # fmt: skip
+        raise WorldError(f"the world {name} {why}{_said(place)}")
+    except BaseException:
+        if process is not None:
+            _put_down(process)
+        _close(lifeline)
+        with places.guard(place.folder.parent):
+            places.remove(place)
+        raise
+    finally:
+        for fd in (lock, theirs, line_end, ours, news):
+            _close(fd)
+
+
+def _detach(place: Place, fds: tuple[int, int, int]) -> subprocess.Popen[bytes]:
+    lock, alive, line = fds
+    argv = [sys.executable, "-m", "mpiframe.background", str(place.folder), *map(str, (lock, alive, line))]
+    log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[fd for fd in fds if fd >= 0],
+            start_new_session=True,  # the terminal's Ctrl-C and hang-up are not for it
+        )
+    finally:
+        os.close(log)
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def tail(place: Place) -> list[str]:
+    """The last lines of a world's log."""
+    try:
+        with open(place.log, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            return file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
+    except OSError:
+        return []
+
+
+def _said(place: Place) -> str:
+    lines = tail(place)
+    return "; it printed:\n" + "\n".join(f"    {line}" for line in lines) if lines else "; it printed nothing"
+
+
+def _put_down(process: subprocess.Popen[bytes]) -> None:
+    """End a world that does not come up, without asking it."""
+    for number in (signal.SIGTERM, signal.SIGTERM):  # the second one means: at once
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.send_signal(number)
+            process.wait(launcher.GRACE_SECONDS)
+            return
+    pids = descendants(process.pid)
+    send([process.pid, *pids], signal.SIGKILL)
+    process.wait()
+    _await_gone(pids, _KILL_SECONDS)
+    launcher.tidy_after(process.pid)
+
+
+def _main(argv: Sequence[str]) -> int:
+    """The process in the background."""
+    folder, lock, alive, line = argv[0], *map(int, argv[1:4])
+    place = Place(Path(folder))
+    for fd in (lock, alive, line):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    path = place.folder / "orders"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    values |= {name: tuple(values[name]) for name in ("program", "extra")}
+    if line >= 0:
+        threading.Thread(target=_follow_owner, args=(line,), name="mpiframe-owner", daemon=True).start()
+    return _conduct(place, lock, Orders(**values))
+
+
+def _follow_owner(line: int) -> None:
+    """End this process in order when nobody holds the other end of the line any more.
+
+    It only waits, and holds no lock of Python, so the launcher may go on to fork.
+    """
+    os.read(line, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+# -- to end one ------------------------------------------------------------------------------------
+
+
+def stop(place: Place, card: Card, *, ask: Callable[[], None], timeout: float = STOP_SECONDS) -> list[str]:
+    """End a world, in order if it can be done within `timeout` seconds, by force if not; what was done.
+
+    ask: has its hub end it; may raise OSError or MpiframeError where that cannot be reached.
+
+    Raises WorldError where it still runs, and where it cannot be reached and its processes are not of this
+    host.
+    """
+    gone = _LockWatch(place)
+    done = []
+    began = time.monotonic()
+
+    def ended() -> str:
+        return f"after {time.monotonic() - began:.1f} s"
+
+    try:
+        if card.how == "script" and card.space == places.process_space():
+            done.append("interrupted its script, as Ctrl-C does")
+            _signal(card, signal.SIGINT)
+        else:
+            ask()
+            done.append("asked it to end")
+        if gone.wait(timeout) and not _await_gone([card.pid], _KILL_SECONDS):
+            return [*done, f"it ended in order {ended()}"]
+        done.append(f"it had not ended {ended()}")
+    except (OSError, MpiframeError) as error:
+        done.append(f"it could not be asked to end: {error}")
+    if card.space != places.process_space():
+        raise WorldError(
+            f"{place.name}: {'; '.join(done)}. Its processes are not of this host or container and cannot be "
+            f"ended from here: use `mpiframe stop {place.name}` on {card.host}"
+        )
+    pids = {pid: places.ticks_of(pid) for pid in descendants(card.pid)} | {card.pid: card.ticks}
+    for _ in range(2):  # the second SIGTERM has the launcher wait no longer
+        _signal(card, signal.SIGTERM)
+        if gone.wait(card.grace if _ == 0 else _FORCE_SECONDS):
+            break
+    else:
+        pids |= {pid: places.ticks_of(pid) for pid in descendants(card.pid)}
+        send([pid for pid, ticks in pids.items() if places.ticks_of(pid) == ticks], signal.SIGKILL)
+        gone.wait(_KILL_SECONDS)
+        launcher.tidy_after(card.pid)
+    left = _await_gone([pid for pid, ticks in pids.items() if places.ticks_of(pid) == ticks], _KILL_SECONDS)
+    if left:
+        raise WorldError(f"{place.name}: {'; '.join(done)}; processes that even SIGKILL did not end: {left}")
+    with places.guard(place.folder.parent):
+        if not place.is_alive():
+            places.remove(place)
+    return [*done, f"ended it by force, {ended()}"]
+
+
+def _signal(card: Card, number: int) -> None:
+    """To the process that runs the world, if it is still that one."""
+    if places.ticks_of(card.pid) == card.ticks:
+        send([card.pid], number)
+
+
+class _LockWatch:
+    """Tells when nobody holds a world's lock any more, which is when its process has ended."""
+
+    def __init__(self, place: Place) -> None:
+        self._gone = threading.Event()
+        try:
+            lock = os.open(place.folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            self._gone.set()
+            return
+        threading.Thread(target=self._wait, args=(lock,), name="mpiframe-lock", daemon=True).start()
+
+    def _wait(self, lock: int) -> None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        os.close(lock)
+        self._gone.set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._gone.wait(seconds)
+
+
+def _await_gone(pids: Collection[int], seconds: float) -> list[int]:
+    """Wait so long for processes to end; those that have not."""
+    limit = time.monotonic() + seconds
+    while (left := [pid for pid in pids if _lives(pid)]) and (rest := limit - time.monotonic()) > 0:
+        if not hasattr(os, "pidfd_open"):
+            time.sleep(0.01)
+            continue
+        try:
+            with open(os.pidfd_open(left[0])) as handle:
+                select.select([handle], [], [], rest)
+        except ProcessLookupError:
+            continue
+        except OSError:  # a kernel that has no such thing
+            time.sleep(0.01)
+    return left
+
+
+def _lives(pid: int) -> bool:
+    """Whether there is such a process, one that has ended and that nobody has asked for left out."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (OSError, IndexError):
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

@@ -1,0 +1,38 @@
+"""`mpiframe stop`: end a world, in order if that can be."""
+
+from __future__ import annotations
+
+import argparse
+
+from mpiframe import background, places
+from mpiframe.cli import seconds
+from mpiframe.places import Card, Place
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `mpiframe stop` takes."""
+    parser.usage = "mpiframe stop [NAME] [--timeout SECONDS]"
+    parser.description = (
+        "End a world: commands that run are interrupted, queued ones dropped, sessions told. What has "
+        "not ended in time is ended by force."
+    )
+    parser.add_argument("name", nargs="?", help="of the world (default: the only one that runs)")
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=background.STOP_SECONDS,
+        metavar="SECONDS",
+        help="to end in order, before force is used (default: %(default)s)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """End it; 0 when nothing of it is left."""
+    place, card = places.running(options.name)
+    done = background.stop(place, card, ask=lambda: _ask(place, card), timeout=options.timeout)
+    print(f"{place.name}: {'; '.join(done)}")
+    return 0
+
+
+def _ask(place: Place, card: Card) -> None:
+    raise OSError("there is no hub yet")
