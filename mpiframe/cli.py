@@ -69,6 +69,7 @@ def _run(options: argparse.Namespace) -> int:
         hostfile=options.hostfile,
         extra=options.launcher_arg,
         resilient=options.resilient,
+        variables={} if options.trace is None else {"MPIFRAME_TRACE": os.path.abspath(options.trace)},
     )
     if options.dry_run:
         print(plan)
@@ -159,6 +160,12 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
         "--resilient",
         action="store_true",
         help="a server that dies fails only its own requests, and can be replaced",
+    )
+    run.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="write what becomes of each command, for ui.perfetto.dev and `mpiframe report FILE`; "
+        "compressed if FILE ends in .gz",
     )
     run.add_argument(
         "--casampi",

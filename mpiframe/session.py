@@ -27,6 +27,7 @@ from mpiframe.world import CLIENT, open_world
 
 if TYPE_CHECKING:
     from mpiframe.recording import Recorder
+    from mpiframe.trace import Tracer
 
 log = logging.getLogger("mpiframe")
 
@@ -73,6 +74,7 @@ class Session:
         self._encoder = CommandEncoder(world.config.large, self._loop.forget_functions)
         self._ids = itertools.count(1)
         self._service_ids = itertools.count(-1, -1)  # of calls that the user does not see
+        self._tracer = self._trace(world.config.trace)
         _session = self
         first = (int(Down.SESSION), list(sys.path), level)
         self._recovery = Recovery(self, restart, first)
@@ -86,6 +88,13 @@ class Session:
             self._loop.say(rank, first)
         # MPI's Finalize comes after all exit handlers.
         atexit.register(self._at_exit)
+
+    def _trace(self, path: str) -> Tracer | None:
+        if not path:
+            return None
+        from mpiframe import trace  # late: it is not for everybody
+
+        return trace.start(self._loop, self._world, path)
 
     def _tell_polling(self) -> None:
         why = self._world.why_polling
@@ -216,6 +225,8 @@ class Session:
         for rank in held:
             loop.give_up(rank, "The client was closed while its command went on")
         loop.stop()
+        if self._tracer is not None:
+            self._tracer.close(self._world.config.stop_timeout)
         self._printer.close()
         late = sorted(held | (set() if ended else others - loop.stopped))
         if late:
