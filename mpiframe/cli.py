@@ -79,6 +79,7 @@ def _run(options: argparse.Namespace) -> int:
         hostfile=options.hostfile,
         extra=options.launcher_arg,
         resilient=options.resilient,
+        variables={} if options.trace is None else {"MPIFRAME_TRACE": os.path.abspath(options.trace)},
     )
     if options.dry_run:
         print(plan)
@@ -151,6 +152,12 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
         "--name",
         metavar="NAME",
         help="so that `mpiframe top NAME`, `dashboard` and `attach` find it while it runs",
+    )
+    run.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="write what becomes of each command, for ui.perfetto.dev and `mpiframe report FILE`; "
+        "compressed if FILE ends in .gz",
     )
     run.add_argument(
         "--casampi",

@@ -54,6 +54,9 @@ class Config:
     up."""
     output_delay: float = 0.02
     """How long printed text may be held back to be sent with what follows."""
+    trace: str = ""
+    """The file into which the client writes what becomes of each command, for Perfetto and `mpiframe
+    report`; compressed if its name ends in ".gz". Empty: none. `mpiframe run --trace` sets it."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Config:
@@ -69,6 +72,9 @@ class Config:
                 continue
             if field.name == "doorbell_ports":
                 values[field.name] = _parse_ports(name, text)
+                continue
+            if field.name == "trace":
+                values[field.name] = text.strip()
                 continue
             values[field.name] = _parse(name, text, type(field.default), _CHOICES.get(field.name, ()))
         return cls(**values)  # type: ignore[arg-type]

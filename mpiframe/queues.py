@@ -402,6 +402,10 @@ class Dispatcher:
         expected = self.pace.expected(key)
         return expected is not None and warm.load + (len(self._shared) + 1) * expected <= WAKING
 
+    def waiting(self) -> int:
+        """How many requests wait for the first server that is free (cancelled ones may be among them)."""
+        return len(self._shared)
+
     def ranks(self) -> list[int]:
         """The servers that live or are being replaced, ascending."""
         return sorted(self._servers)

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpiframe import doorbell, recovery
 from mpiframe.client_loop import ClientLoop
@@ -23,6 +23,9 @@ from mpiframe.recovery import POLICIES, Recovery
 from mpiframe.together import Together, check_threads
 from mpiframe.verbs import Verbs
 from mpiframe.world import CLIENT, open_world
+
+if TYPE_CHECKING:
+    from mpiframe.trace import Tracer
 
 log = logging.getLogger("mpiframe")
 
@@ -71,6 +74,7 @@ class Session(Verbs):
         self._ids = itertools.count(1)
         self._service_ids = itertools.count(-1, -1)
         self._reductions = itertools.count(1)
+        self._tracer = self._trace(world.config.trace)
         _session = self
         first = (int(Down.SESSION), list(sys.path), level)
         self._recovery = Recovery(self, restart, first)
@@ -84,6 +88,13 @@ class Session(Verbs):
             self._loop.say(rank, first)
         # MPI's Finalize comes after all exit handlers.
         atexit.register(self._at_exit)
+
+    def _trace(self, path: str) -> Tracer | None:
+        if not path:
+            return None
+        from mpiframe import trace  # late: it is not for everybody
+
+        return trace.start(self._loop, self._world, path)
 
     def _tell_polling(self) -> None:
         why = self._world.why_polling
@@ -175,6 +186,8 @@ class Session(Verbs):
         for rank in held:
             loop.give_up(rank, "The client was closed while its command went on")
         loop.stop()
+        if self._tracer is not None:
+            self._tracer.close(self._world.config.stop_timeout)
         self._printer.close()
         late = sorted(held | (set() if ended else others - loop.stopped))
         if late:

@@ -18,7 +18,7 @@ from mpiframe.launcher.library import MpiLibrary, find_library, find_mpiexec
 
 _ALLOCATIONS = ("SLURM_JOB_ID", "PBS_NODEFILE", "PE_HOSTFILE", "LSB_MCPU_HOSTS")
 # Open MPI gives these to ranks on this host only, unless it is told their names.
-_EXPORTED = ("MPI4PY_LIBMPI", "MPI4PY_MPIABI", "PYTHONPATH", "LD_LIBRARY_PATH")
+_EXPORTED = ("MPI4PY_LIBMPI", "MPI4PY_MPIABI", "PYTHONPATH", "LD_LIBRARY_PATH", "MPIFRAME_TRACE")
 
 _OPEN_MPI_WHEEL = {
     "OMPI_MCA_btl": "^ofi",  # sleeps one second in MPI_Init, and nothing in the wheel needs it
@@ -78,6 +78,7 @@ def plan(
     hostfile: str | None = None,
     extra: Sequence[str] = (),
     resilient: bool = False,
+    variables: Mapping[str, str] | None = None,
 ) -> LaunchPlan:
     """Decide how to start `n` ranks of this Python with `python_args`.
 
@@ -89,6 +90,7 @@ def plan(
     hostfile: path of a list of hosts, in the format of the MPI in use.
     extra: arguments for the launcher, placed after those decided here.
     resilient: start a world that outlives a dead server.
+    variables: further ones for the ranks; Open MPI gives those of `_EXPORTED` to other hosts, too.
 
     Raises WorldError if `n` is too small, there is no host file at that path, there is no MPI or
     no launcher for it, or this MPI cannot be resilient.
@@ -101,8 +103,8 @@ def plan(
         raise WorldError(f"there is no host file at {hostfile}")
     library = find_library()
     path = find_mpiexec(library, mpiexec)
-    env = scrub_environment(os.environ, purpose="step")
-    added = settings(library, env, local=_is_local(env, hostfile))
+    env = scrub_environment(os.environ, purpose="step") | dict(variables or {})
+    added = settings(library, env, local=_is_local(env, hostfile)) | dict(variables or {})
     how, why_not = resilience(library) if resilient else ("", "")
     if why_not:
         raise WorldError(why_not)

@@ -83,7 +83,13 @@ def test_options_reach_the_launcher(recorder: Recorder) -> None:
         "hostfile": "h",
         "extra": ["--map-by", "node"],
         "resilient": False,
+        "variables": {},
     }
+
+
+def test_a_trace_is_asked_for_by_its_whole_path(recorder: Recorder) -> None:
+    assert cli.main(["run", "-n", "2", "--trace", "run.json", "script.py"]) == 7
+    assert recorder.options["variables"] == {"MPIFRAME_TRACE": os.path.abspath("run.json")}
 
 
 def test_a_dry_run_prints_the_command_and_runs_nothing(
