@@ -31,6 +31,7 @@ FLOORS = {
         "output",
         "plugins",
         "plugins.base",
+        "plugins.panels",
         "plugins.registry",
     ],
     2: [
@@ -74,8 +75,9 @@ FLOORS = {
         "views",
         "session",
         "client",
+        "watch",
     ],
-    5: ["", "__main__", "runner", "cli", "doctor", "_roundtrip", "_survival"],
+    5: ["", "__main__", "runner", "cli", "doctor", "_roundtrip", "_survival", "watching", "top"],
 }
 """Floor 4 holds the plugins that come with the package: every other module below `plugins`."""
 
@@ -127,7 +129,7 @@ def floor_of(module: str) -> int | None:
         return FLOOR_OF[module]
     if module.startswith("plugins."):
         return 4
-    if module.split(".")[0] == "compat":
+    if module.split(".")[0] in ("compat", "dashboard"):
         return 5
     return None
 
