@@ -20,6 +20,8 @@ from mpiframe.errors import WorldError
 _USAGE_STATUS = 2  # what argparse uses for a wrong command line
 
 _LATE = {
+    "top": ("mpiframe.top", "look at a running world in the terminal"),
+    "dashboard": ("mpiframe.dashboard.command_line", "look at a running world in a browser"),
     "difx": ("mpiframe.plugins.difx.command_line", "jobs of the DiFX correlator"),
     "start": ("mpiframe.worlds.start", "leave a world running, to attach to"),
     "attach": ("mpiframe.worlds.attach", "work with a world that runs"),

@@ -126,9 +126,13 @@ class Client(Session):
         Every server is asked, and answers at once whatever it computes. One that does not is waited for,
         `Config.patience` seconds once, and is "unresponsive" then, until it answers.
         """
-        loop, dispatcher, pulse = self._loop, self._loop.dispatcher, self._loop.pulse
         if not self._closed:
-            pulse.ask()
+            self._loop.pulse.ask()
+        return self._rows()
+
+    def _rows(self) -> ServerTable:
+        """The same as it is known, asking nobody."""
+        loop, dispatcher, pulse = self._loop, self._loop.dispatcher, self._loop.pulse
         rows = ServerTable()
         with loop.lock:
             for rank in self._world.servers:

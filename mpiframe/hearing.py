@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 from mpiframe import codec
 from mpiframe.messages import Outcome, Up
 from mpiframe.output import STDERR, Printer
+from mpiframe.plugins.panels import PANEL
 from mpiframe.world import World
 
 log = logging.getLogger("mpiframe")
@@ -23,6 +25,9 @@ class Hearing:
         self._printer = printer
         self.record_hook: Callable[[logging.LogRecord], None] | None = None  # gets every log record, too
         self._subscribers: dict[str, list[Callable[[int, Any], None]]] = {}
+        self.panels: dict[
+            tuple[str, int], tuple[float, Any]
+        ] = {}  # (plugin, server) -> (when, what it shows)
 
     def hear(self, rank: int, content: tuple[Any, ...], buffers: Any) -> None:
         if content[0] == Up.LOG:
@@ -62,11 +67,20 @@ class Hearing:
         except Exception:
             log.exception("an event of plugin %s on server %d cannot be read", source, rank)
             return
+        if source.startswith(PANEL):
+            self._panel((source[len(PANEL) :], rank), value)
+            return
         for callback in list(self._subscribers.get(source, ())):
             try:
                 callback(rank, value)
             except Exception:
                 log.exception("a subscriber of plugin %s raised", source)
+
+    def _panel(self, key: tuple[str, int], content: Any) -> None:
+        if content is None:
+            self.panels.pop(key, None)
+        else:
+            self.panels[key] = time.time(), content
 
     def subscribe(self, source: str, callback: Callable[[int, Any], None]) -> Callable[[], None]:
         listeners = self._subscribers.setdefault(source, [])

@@ -9,8 +9,10 @@ from mpiframe import server
 from mpiframe.errors import PluginError
 from mpiframe.plugins import registry
 from mpiframe.plugins.base import Context, Plugin
+from mpiframe.plugins.panels import PANEL, PanelSender
 
 _loaded: dict[str, tuple[Plugin, dict[str, Any]]] = {}
+_panels: dict[str, PanelSender] = {}
 
 
 def load(wanted: str | type[Plugin], options: dict[str, Any]) -> tuple[str, dict[str, str], type | None]:
@@ -30,19 +32,25 @@ def load(wanted: str | type[Plugin], options: dict[str, Any]) -> tuple[str, dict
         return name, found.commands(), found.face
     config = registry.make_options(found, options)
     plugin = found()
+    log = logging.getLogger(f"mpiframe.plugins.{name}")
+    panel = PanelSender(plugin.panel, lambda content: here.emit(PANEL + name, content), log)
     plugin.context = Context(
         config=config,
-        log=logging.getLogger(f"mpiframe.plugins.{name}"),
+        log=log,
         emit=lambda event: here.emit(name, event),
         rank=here.rank,
         host=here.host,
         ranks=here.world.size,
         call=here.namespace.call,
+        changed=panel.changed,
     )
     plugin.start(plugin.context)
     if not _loaded:
         here.at_stop(unload_all)
     _loaded[name] = (plugin, options)
+    _panels[name] = panel
+    if found.panel is not Plugin.panel:
+        panel.changed()
     return name, found.commands(), found.face
 
 
@@ -58,6 +66,7 @@ def unload(name: str) -> None:
     """Stop a plugin on this server."""
     entry = _loaded.pop(name, None)
     if entry is not None:
+        _panels.pop(name).stop()
         entry[0].stop()
 
 

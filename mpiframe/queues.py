@@ -36,6 +36,8 @@ SINGLY = 16
 """Commands that a server may hold and still be sent one by one; more go together, when it has answered."""
 WAKING = 100e-6
 """Seconds that it takes to wake an idle server, about: what a working one does sooner goes to that one."""
+_FEW = 10_000
+"""Waiting commands that are counted one by one when somebody asks how many there are."""
 _SENT = Status.SENT  # looking a member up in its class takes as long as the rest of the line
 
 
@@ -428,6 +430,12 @@ class Dispatcher:
         server = self._servers[rank]
         ahead = max(len(server.sent) - 1, 0)
         return server.queued + ahead, next(iter(server.sent), None)
+
+    def shared(self) -> int:
+        """How many commands wait for the first server that is free; of very many about how many."""
+        if len(self._shared) > _FEW:
+            return len(self._shared)
+        return sum([r.status is Status.QUEUED for r in self._shared])
 
     def running(self, rank: int) -> int | None:
         """The id of the request that this server works on."""

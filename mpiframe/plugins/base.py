@@ -34,6 +34,10 @@ def _call_here(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[s
     return function(*args, **kwargs)
 
 
+def _tell_nobody() -> None:
+    """Without a server nobody looks."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a plugin gets to know at its start.
@@ -41,6 +45,7 @@ class Context:
     config: an instance of the plugin's `Options`; log: a logger whose records reach the client;
     emit: sends an event (anything that can be pickled) to the client's subscribers, from any thread;
     rank, host: the server it runs on; ranks: how many ranks the world has, the client among them.
+    changed: says that what the plugin's `panel` shows has changed; from any thread, as often as you like.
     call: `call(function, args, kwargs)` calls a function of the user's, which finds what commands left here.
     """
 
@@ -51,6 +56,7 @@ class Context:
     host: str
     ranks: int
     call: Callable[[Callable[..., Any], Sequence[Any], dict[str, Any]], Any] = _call_here
+    changed: Callable[[], None] = _tell_nobody
 
 
 class Plugin:
@@ -72,6 +78,18 @@ class Plugin:
 
     def stop(self) -> None:
         """Called once, when the plugin is unloaded or the session ends: end threads and processes here."""
+
+    def panel(self) -> dict[str, Any] | None:
+        """What `mpiframe dashboard` shows of this plugin, as plain JSON; None for nothing.
+
+        Keys, of which any may be left out: `title`; `facts`, a dict of names and values; `columns`, a list of
+        names, and `rows`, a list of lists of cells (text, numbers, None, or `{"progress": 0.5}` for a bar);
+        `note`, a line of text; `shared`, true where all servers show the same, so that one is enough.
+
+        It is called after `context.changed()`, now and then, in a thread of its own, also while a command
+        runs. It must not wait for anything.
+        """
+        return None
 
     @classmethod
     def commands(cls) -> dict[str, str]:

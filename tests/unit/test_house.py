@@ -32,6 +32,7 @@ FLOORS = {
         "output",
         "plugins",
         "plugins.base",
+        "plugins.panels",
         "plugins.registry",
     ],
     2: [
@@ -81,6 +82,7 @@ FLOORS = {
         "views",
         "session",
         "client",
+        "watch",
     ],
     5: [
         "",
@@ -95,6 +97,8 @@ FLOORS = {
         "worlds.listing",
         "worlds.key",
         "worlds.attach",
+        "watching",
+        "top",
         "_roundtrip",
         "_survival",
     ],
@@ -150,7 +154,7 @@ def floor_of(module: str) -> int | None:
         return FLOOR_OF[module]
     if module.startswith("plugins."):
         return 4
-    if module.split(".")[0] == "compat":
+    if module.split(".")[0] in ("compat", "dashboard"):
         return 5
     return None
 

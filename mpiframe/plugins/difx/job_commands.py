@@ -9,6 +9,7 @@ result = difx.wait_job(number)
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -19,12 +20,14 @@ from mpiframe.plugins.difx import job_cli
 from mpiframe.plugins.difx.file_commands import FileCommands
 from mpiframe.plugins.difx.formats.difxlog import Run
 from mpiframe.plugins.difx.job_events import JobError, JobEvent, JobResult, MachinesStep, StopReport
-from mpiframe.plugins.difx.job_queue import JobQueue, Waiting
+from mpiframe.plugins.difx.job_queue import JobQueue, QueueState, Waiting
 from mpiframe.plugins.difx.job_run import JobRun
 from mpiframe.plugins.difx.jobs import JobOptions, Jobs
 from mpiframe.plugins.difx.machines import MachinesReport, define_machines, read_machines
 from mpiframe.plugins.difx.mark5 import Mark5, Module
 from mpiframe.plugins.difx.passes import CALC, Pass, PassReport
+
+_PANEL_ROWS = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,27 @@ class JobCommands(FileCommands):
             if name not in known:
                 raise ValueError(f"a job has no option {name!r}, only {', '.join(known)}")
         return JobOptions(**given)
+
+    def jobs_panel(self) -> dict[str, Any]:
+        """The runs and what waits, the newest first."""
+        runs = [_info(run) for run in self.jobs.runs()][: -_PANEL_ROWS - 1 : -1]
+        waiting = [one for one in self.queue() if one.state is QueueState.WAITING]
+        rows: list[list[Any]] = [
+            [
+                one.number,
+                os.path.basename(one.input).removesuffix(".input"),
+                one.state if one.result is None else str(one.result.outcome),
+                None if one.progress is None else {"progress": one.progress},
+                "" if one.result is None else one.result.text,
+            ]
+            for one in runs
+        ]
+        return {
+            "title": "DiFX jobs",
+            "facts": {"running": sum(one.result is None for one in runs), "queued": len(waiting)},
+            "columns": ["run", "job", "state", "progress", "details"],
+            "rows": rows,
+        }
 
     # -- passes and machines --
 
@@ -190,7 +214,7 @@ class JobCommands(FileCommands):
         chosen = self.job_options(options)
         if self._queue is None:
             self._queue = JobQueue(lambda waiting: self._start(waiting.job, options=waiting.options).result)
-            self._queue.subscribe(lambda waiting: self.context.emit(("queue", waiting)))
+            self._queue.subscribe(self._queue_changed)
         if at_once is not None:
             self._queue.at_once = at_once
         return self._queue.add(job, priority, after, dataclasses.asdict(chosen))
@@ -250,8 +274,15 @@ class JobCommands(FileCommands):
     def _start(self, job: str, options: dict[str, Any]) -> JobRun:
         def told(event: JobEvent) -> None:
             self.context.emit(("job", event))
+            self.context.changed()
 
-        return self.jobs.start(job, self.job_options(options), told)
+        run = self.jobs.start(job, self.job_options(options), told)
+        run.result.add_done_callback(lambda _: self.context.changed())
+        return run
+
+    def _queue_changed(self, waiting: Waiting) -> None:
+        self.context.emit(("queue", waiting))
+        self.context.changed()
 
     def _queued(self) -> JobQueue:
         if self._queue is None:

@@ -151,6 +151,10 @@ class Difx(JobCommands, MessageCommands, MonitorCommands, GatewayCommands, Plugi
         self.messages_close()
         self.files_close()
 
+    def panel(self) -> dict[str, Any] | None:
+        """The jobs, once there was one."""
+        return self.jobs_panel() if self._jobs is not None else None
+
     def files_roots(self) -> list[str]:
         """Of the options."""
         config: DifxOptions = self.context.config

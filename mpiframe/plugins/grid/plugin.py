@@ -51,6 +51,18 @@ class Grid(ArcCommands, MigCommands, StorageCommands):
         self.context = context
         self._database: Database | None = None
         self._crews: dict[str, tuple[Claims, Runner]] = {}
+        self._counts: dict[str, dict[str, int]] = {}  # of tokens by type, as they were seen last
+
+    def panel(self) -> dict[str, Any]:
+        """How many tokens are in which state, as the commands of this server saw them last."""
+        states = list(dict.fromkeys(state for counts in self._counts.values() for state in counts))
+        return {
+            "title": "Tokens",
+            "shared": True,
+            "columns": ["type", *states],
+            "rows": [[kind, *(counts.get(s) for s in states)] for kind, counts in self._counts.items()],
+            "note": "" if self._counts else "not counted yet",
+        }
 
     def stop(self) -> None:
         """End what pilots have started and what is being waited for, and close the connections."""
@@ -66,7 +78,7 @@ class Grid(ArcCommands, MigCommands, StorageCommands):
     @command
     def overview(self, token_type: str | None = None) -> dict[str, int]:
         """How many tokens are in each category."""
-        return self._tokens(token_type).overview()
+        return self._overview(token_type)
 
     @command
     def create(self, docs: list[dict[str, Any]], token_type: str | None = None) -> list[str]:
@@ -160,7 +172,7 @@ class Grid(ArcCommands, MigCommands, StorageCommands):
     @command
     def pilot_look(self, key: str) -> Any:
         """Take back what has expired: (the ids, the overview after it)."""
-        return self._crew(key)[0].reclaim(), self._tokens(None).overview()
+        return self._crew(key)[0].reclaim(), self._overview(None)
 
     @command
     def pilot_run(self, key: str, doc: dict[str, Any], seconds: float | None) -> TokenRun:
@@ -200,6 +212,12 @@ class Grid(ArcCommands, MigCommands, StorageCommands):
         if not found:
             raise TokenError('no type of tokens is named: client.plugin("grid", token_type="...")')
         return str(found)
+
+    def _overview(self, token_type: str | None) -> dict[str, int]:
+        counts = self._tokens(token_type).overview()
+        self._counts[self._type(token_type)] = counts
+        self.context.changed()
+        return counts
 
     def _tokens(self, token_type: str | None) -> TokenList:
         return TokenList(self._type(token_type), self._open())

@@ -6,6 +6,7 @@ Each change of a job's state is an event, a `JobStatus`, for `proxy.subscribe`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from mpiframe.plugins.scheduler import options as options_module
 from mpiframe.plugins.scheduler.backends import check_queue
 from mpiframe.plugins.scheduler.job import Job
 from mpiframe.plugins.scheduler.queue import LONGEST_POLL_SECONDS, POLL_SECONDS, Queue
-from mpiframe.plugins.scheduler.states import JobStatus
+from mpiframe.plugins.scheduler.states import JobStatus, whole
 from mpiframe.plugins.scheduler.watcher import Watcher
+
+_PANEL_ROWS = 50
 
 
 @dataclass
@@ -51,12 +54,31 @@ class Scheduler(Plugin):
         )
         self._jobs: dict[str, Job] = {}
         self._watcher = Watcher(self._queue)
-        self._end = self._queue.subscribe(context.emit)
+        self._end = self._queue.subscribe(self._changed)
 
     def stop(self) -> None:
         """Watch no longer. The jobs go on."""
         self._end()
         self._watcher.stop()
+
+    def panel(self) -> dict[str, Any]:
+        """The jobs of this session, the newest first, as far as the batch system told of them."""
+        rows = []
+        for number in list(self._jobs)[: -_PANEL_ROWS - 1 : -1]:
+            tasks = self._queue.last_status(number)
+            counts = Counter(str(one.state) for one in tasks)
+            words = tasks[0].words if len(tasks) == 1 else ", ".join(f"{n} {s}" for s, n in counts.items())
+            rows.append([number, self._jobs[number].name, str(whole(one.state for one in tasks)), words])
+        return {
+            "title": f"Batch jobs ({self._queue.qtype})",
+            "facts": {"submitted": len(self._jobs)},
+            "columns": ["job", "name", "state", "details"],
+            "rows": rows,
+        }
+
+    def _changed(self, status: JobStatus) -> None:
+        self.context.emit(status)
+        self.context.changed()
 
     @command
     def qtype(self) -> str:
@@ -71,6 +93,7 @@ class Scheduler(Plugin):
         job = Job(command, args, kwargs, queue=self._queue, **options).submit()
         self._jobs[job.id] = job
         self._watcher.future(job.id)
+        self.context.changed()
         return job.id
 
     @command
