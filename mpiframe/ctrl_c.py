@@ -20,6 +20,8 @@ from typing import Any
 _AGAIN = 0.02  # seconds until it is tried again
 _BOOKS = ("driver", "client_loop", "transport", "queues", "answers")
 _KEEPING_BOOKS = {f"mpiframe.{name}" for name in _BOOKS}
+_PRINTING = ("mpiframe.output", "mpiframe.bars")
+"""What servers print is printed in the middle of the books, by streams that may be others', as Jupyter's."""
 
 
 class CtrlC:
@@ -68,6 +70,7 @@ class CtrlC:
 def _keeps_books(frame: FrameType | None) -> bool:
     """Whether the runtime is at work in this frame, and no code of the user's that it has called."""
     innermost = True
+    frame = _printer_of(frame)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name in _KEEPING_BOOKS:
@@ -78,3 +81,16 @@ def _keeps_books(frame: FrameType | None) -> bool:
         innermost = False
         frame = frame.f_back
     return False
+
+
+def _printer_of(frame: FrameType | None) -> FrameType | None:
+    """The frame that has this one print something, or the frame itself."""
+    outer = frame
+    while outer is not None:
+        name = outer.f_globals.get("__name__", "")
+        if name in _PRINTING:
+            return outer
+        if name.startswith("mpiframe."):
+            break
+        outer = outer.f_back
+    return frame

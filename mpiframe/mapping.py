@@ -70,7 +70,8 @@ class MapRun:
     """One call of map.
 
     size: items a chunk, None to find out. limit: the most items that may be under way or wait to be taken;
-    then they are drawn when results are taken, else as fast as the servers work.
+    then they are drawn when results are taken, else as fast as the servers work. watched: `wait` does more
+    than to wait, so each wait has to be its.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class MapRun:
         timeout: float | None,
         start: Start,
         wait: Wait,
+        watched: bool = False,
     ) -> None:
         self._items = items
         self._size = size
@@ -93,6 +95,7 @@ class MapRun:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._start = start
         self._wait = wait
+        self._watched = watched
         self._filling = threading.Lock()  # held by whoever starts chunks; nobody ever waits for it
         self._wanted = False  # somebody else would have started some
         self._count = threading.Lock()  # around the numbers below, and nothing else
@@ -112,6 +115,8 @@ class MapRun:
         try:
             while self._more():
                 future = self._first() if self._ordered else self._next_finished()
+                if self._watched:
+                    self._wait(future.done, self._left())  # the result says so if the time is up
                 values = future.result(self._left())
                 with self._count:
                     waiting = max(self._under_way.pop(future) - 1, 0)

@@ -18,6 +18,8 @@ from mpiframe.errors import CommandArgumentError, CommandTimeout, RequestError
 from mpiframe.mapping import Items, MapRun
 from mpiframe.messages import Request, Response
 from mpiframe.plugins.base import Plugin
+from mpiframe.progress import of_map
+from mpiframe.progress import progress as await_with_progress
 from mpiframe.proxy import Proxy, load_plugin
 from mpiframe.targets import Target, each, resolve
 from mpiframe.views import ServerTable, View
@@ -175,6 +177,7 @@ class Verbs(concurrent.futures.Executor):
         buffersize: int | None = None,
         target: Target = None,
         journal: Any = None,
+        progress: bool | str = False,
     ) -> Iterator[Any]:
         """Call `fn` on the items, on all servers (or those of `target`), and yield the results.
 
@@ -189,6 +192,9 @@ class Verbs(concurrent.futures.Executor):
         to 1000 items or of 0.2 s, each synced to the disk, and at the map's end) by a thread; what a crash
         takes is at most such a group and the one being written. An item that failed is not recorded. Raises
         JournalError for an item whose input or function is not what was recorded: see `Journal`.
+
+        `progress=True`, or a label, shows a bar while results are taken, where there is a terminal or a
+        notebook: see `progress`.
         """
         if self._closed:
             self._refuse()
@@ -215,8 +221,39 @@ class Verbs(concurrent.futures.Executor):
         if journal is not None:
             recording = self._recorded().map(journal, fn, items, start)
             items, begin = recording.items, recording.start
-        run = MapRun(items, chunksize, buffersize, servers, ordered, timeout, begin, self._loop.wait)
-        return run.results() if recording is None else recording.results(run)
+        watch, wait = of_map(self._loop, progress, fn, iterables, items.left()), self._loop.wait
+        if watch is not None:
+            begin, wait = watch.counting(begin), watch.wait
+        run = MapRun(items, chunksize, buffersize, servers, ordered, timeout, begin, wait, watch is not None)
+        results = run.results() if recording is None else recording.results(run)
+        return results if watch is None else watch.while_yielding(results)
+
+    def progress(
+        self,
+        requests: Any,
+        *,
+        label: str | None = None,
+        ordered: bool = True,
+        show: bool | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Wait for requests, with a bar; `requests` are ids, futures, or lists of them.
+
+        Returns them, in the order given, when all have ended, whether well or not: so
+        `client.get(client.progress(ids))` has the responses. With `ordered=False` an iterator that yields
+        each as it ends, while the others go on. Ctrl-C interrupts the commands that are waited for.
+
+        The bar is drawn in a notebook or on the terminal (below what servers print meanwhile); elsewhere
+        there is none, unless `show=True` asks for a line in standard error now and then. `show=False` waits
+        without any.
+
+        Raises RequestError for an id that is unknown or was fetched before; CommandTimeout after `timeout`
+        seconds, and the requests go on then.
+        """
+        if self._closed:
+            self._refuse()
+        check_timeout(timeout)
+        return await_with_progress(self, requests, label=label, ordered=ordered, show=show, timeout=timeout)
 
     def _recorded(self) -> Recorder:
         if self._recorder is None:

@@ -1,0 +1,462 @@
+"""What a progress bar looks like, and where it is drawn: a terminal, a notebook, or lines in a log.
+
+On a terminal the bars of this process are the last lines of what is printed: while there are any,
+`sys.stdout` and `sys.stderr` are stood in for by streams that take the bars away, print, and put them back,
+so that nothing is torn, whichever thread prints. Who draws is told when by `progress`; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import os
+import shutil
+import sys
+import threading
+from dataclasses import dataclass, field
+from typing import IO, Any, Protocol
+
+TERMINAL = "MPIFRAME_TERMINAL"
+"""The variable in which `mpiframe run` names the terminal it was started on: ranks get pipes."""
+_LINE_SECONDS = 10.0  # between two lines in a log
+_MOST_SERVERS = 64  # that get a row of their own in a notebook
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The state of a bar at one moment.
+
+    total: None if nobody knows. rate: a second, lately. left: seconds until the end, if it can be told.
+    servers: how many each of them has done, by rank.
+    """
+
+    label: str
+    total: int | None
+    done: int
+    failed: int
+    seconds: float
+    rate: float
+    left: float | None
+    servers: dict[int, int] = field(default_factory=dict)
+    unit: str = ""
+    over: bool = False  # it will not change any more
+    there: int = 0  # of those done: were so from the start, as what a journal holds
+
+    @property
+    def fraction(self) -> float:
+        """How much of it has ended, from 0 to 1; 0 where that is not known."""
+        return min(self.done / self.total, 1.0) if self.total else float(self.total == 0)
+
+    def count(self) -> str:
+        """So many of so many."""
+        return f"{self.done:,}" + ("" if self.total is None else f"/{self.total:,}") + self.unit
+
+    def facts(self) -> list[str]:
+        """What is to be said beside the bar, the most important first."""
+        words = [self.count()]
+        if self.failed:
+            words.append(f"{self.failed:,} failed")
+        if self.over:
+            words.append(f"in {clock(self.seconds)}")
+        elif self.left is not None:
+            words.append(f"{clock(self.left)} left")
+        if self.rate:
+            words.append(f"{number(self.rate)}/s")
+        if self.there:
+            words.append(f"{self.there:,} were there")
+        return words
+
+    def rates(self) -> list[tuple[int, int, float]]:
+        """(server, how many it has done, how many a second) of each, by rank."""
+        seconds = max(self.seconds, 1e-3)
+        return [(rank, done, done / seconds) for rank, done in sorted(self.servers.items())]
+
+
+def clock(seconds: float) -> str:
+    """A span of time, short: 4.2 s, 3:07, 12:00:00."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def number(value: float) -> str:
+    """A rate, with as many figures as say something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
+# -- as text ---------------------------------------------------------------------------------------
+
+
+def paint(picture: Picture, width: int) -> list[str]:
+    """Lines of at most `width` characters: the bar, and how many each server has done."""
+    width = max(width - 1, 8)  # the last column makes some terminals begin a new line
+    facts = picture.facts()
+    while len(facts) > 1 and len("  ".join(facts)) > width - 12:
+        facts.pop()
+    words = "  ".join(facts)[:width]
+    room = width - len(words)
+    label = picture.label
+    if len(label) + 1 > room - 2:
+        label = "" if room < 12 else label[: max(room // 2 - 4, 1)] + "..."
+    room -= len(label) + bool(label) + 1
+    bar = ""
+    if picture.total is not None and room >= 6:
+        inner = min(room, 42) - 2
+        full = int(inner * picture.fraction)
+        bar = "[" + "#" * full + "." * (inner - full) + "] "
+    lines = [(f"{label} " if label else "") + bar + words]
+    if len(picture.servers) > 1:
+        lines.append(_row(picture, width))
+    return lines
+
+
+def paint_richly(picture: Picture, width: int) -> list[str]:
+    """As `paint`, in colours, by rich."""
+    import io
+
+    from rich.console import Console
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=max(width - 1, 8), legacy_windows=False)
+    facts = picture.facts()
+    while len(facts) > 1 and len("  ".join(facts)) > width - 12:
+        facts.pop()
+    words = Text("  ").join(
+        Text(fact, style="red" if fact.endswith("failed") else "green" if picture.over else "cyan")
+        for fact in facts
+    )
+    room = width - words.cell_len - 3
+    label = Text(picture.label)
+    label.truncate(min(max(width // 3, 4), max(room - 4, 0)), overflow="ellipsis")
+    room = min(room - label.cell_len - 1, 40)
+    parts: list[Any] = [label] if label.cell_len else []
+    if picture.total is not None and room >= 4:
+        parts.append(ProgressBar(total=1.0, completed=picture.fraction, width=room))
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    for _ in (*parts, words):
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+    grid.add_row(*parts, words)
+    console.print(grid)
+    if len(picture.servers) > 1:
+        console.print(Text(_row(picture, width - 1), style="dim"), no_wrap=True, overflow="ellipsis")
+    return out.getvalue().rstrip("\n").split("\n")
+
+
+def _row(picture: Picture, width: int) -> str:
+    """The servers in one line, as many as there is room for."""
+    text, parts = "", picture.rates()
+    for index, (rank, done, rate) in enumerate(parts):
+        part = f"{rank}: {done:,} ({number(rate)}/s)"
+        more = f"{text}  {part}" if text else part
+        rest = len(parts) - index - 1
+        if len(more) + (len(f"  +{rest}") if rest else 0) > width:
+            return f"{text}  +{rest + 1}"[:width] if text else f"{len(parts)} servers"[:width]
+        text = more
+    return text
+
+
+# -- as HTML ---------------------------------------------------------------------------------------
+
+
+def to_html(picture: Picture) -> str:
+    """The bar for a notebook; its servers are folded away."""
+    value = f' value="{picture.fraction:.4f}"' if picture.total is not None or picture.over else ""
+    words = html.escape("  ".join(picture.facts())).replace("  ", " &nbsp; ")
+    if picture.failed:
+        words = words.replace(
+            f"{picture.failed:,} failed", f'<b style="color:#b00">{picture.failed:,} failed</b>', 1
+        )
+    text = (
+        f'<div class="mpiframe-progress" style="font-family:monospace">{html.escape(picture.label)} '
+        f'<progress max="1"{value} style="width:16em;vertical-align:middle"></progress> {words}'
+    )
+    rates = picture.rates()
+    if len(rates) > 1:
+        rows = "".join(
+            f"<tr><td>server {rank}</td><td>{done:,}</td><td>{number(rate)}/s</td></tr>"
+            for rank, done, rate in rates[:_MOST_SERVERS]
+        )
+        more = f"<tr><td>+{len(rates) - _MOST_SERVERS}</td></tr>" if len(rates) > _MOST_SERVERS else ""
+        text += f"<details><summary>{len(rates)} servers</summary><table>{rows}{more}</table></details>"
+    return text + "</div>"
+
+
+class Shown:
+    """What a notebook displays of a bar, as HTML or as text."""
+
+    def __init__(self, picture: Picture) -> None:
+        self._picture = picture
+
+    def _repr_html_(self) -> str:
+        return to_html(self._picture)
+
+    def __repr__(self) -> str:
+        return "\n".join(paint(self._picture, 80))
+
+
+# -- where it is drawn -----------------------------------------------------------------------------
+
+
+class Display(Protocol):
+    """Where one bar is drawn."""
+
+    def draw(self, picture: Picture) -> None:
+        """Show this instead of what was shown before; the last one has `over` set."""
+
+
+def find_display(show: bool | None) -> Display | None:
+    """Where a bar belongs in this process; None where it is not to be seen.
+
+    show: None means a notebook or a terminal, if there is one; True means lines in standard error
+    otherwise; False means nothing.
+    """
+    if show is False:
+        return None
+    if in_notebook():
+        return NotebookDisplay()
+    terminal = _terminal()
+    if terminal is not None:
+        return TerminalDisplay(_screen_on(terminal))
+    return LogDisplay() if show and sys.stderr is not None else None
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = running_ipython()
+    return shell is not None and getattr(shell, "kernel", None) is not None
+
+
+def running_ipython() -> Any:
+    """The IPython that this process is, or None; IPython is not imported for it."""
+    module = sys.modules.get("IPython")
+    find = getattr(module, "get_ipython", None)
+    return None if find is None else find()
+
+
+class NotebookDisplay:
+    """An output of the cell, which is exchanged as time goes by."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def draw(self, picture: Picture) -> None:
+        """As `Display`."""
+        from IPython import display as ipython
+
+        display: Any = ipython.display  # which has no types
+
+        if self._handle is None:
+            self._handle = display(Shown(picture), display_id=True)
+        else:
+            self._handle.update(Shown(picture))
+
+
+class LogDisplay:
+    """A line now and then where there is no terminal, and one at the end."""
+
+    def __init__(self) -> None:
+        self._next = _LINE_SECONDS
+
+    def draw(self, picture: Picture) -> None:
+        """As `Display`."""
+        if not picture.over and picture.seconds < self._next:
+            return
+        self._next = picture.seconds + _LINE_SECONDS
+        words = ", ".join(picture.facts())
+        with contextlib.suppress(OSError, ValueError):
+            print(f"{picture.label}: {words}" if picture.label else words, file=sys.stderr, flush=True)
+
+
+class TerminalDisplay:
+    """Some of the last lines of the terminal."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    def draw(self, picture: Picture) -> None:
+        """As `Display`."""
+        self._screen.draw(self, picture)
+
+
+_UP_AND_CLEAR = "\x1b[1A\x1b[2K"
+
+
+class Screen:
+    """The bars at the bottom of a terminal.
+
+    out: the terminal. direct: what the process prints goes there, too, and at once. Otherwise it goes
+    through pipes and comes a moment later: the bars are put back when they are drawn the next time.
+    """
+
+    def __init__(self, out: IO[str], direct: bool) -> None:
+        self._out = out
+        self._direct = direct
+        self._lock = threading.RLock()  # reentrant: a destructor may print in the middle of a drawing
+        self._bars: dict[TerminalDisplay, list[str]] = {}  # the lines of each
+        self._lines: list[str] = []  # that are on the terminal now
+        self._in_line = False  # somebody has printed a line without its end
+        self._paint = _painter()
+        self._aside: list[tuple[str, Any, _Aside]] = []
+
+    def draw(self, bar: TerminalDisplay, picture: Picture) -> None:
+        """Draw this bar anew; if it is over, it stays where it is, and what follows comes below."""
+        with self._lock:
+            lines = self._paint(picture, self._width())
+            text = self._erased()
+            if picture.over:
+                self._bars.pop(bar, None)
+                text += "\n" * self._in_line + "".join(f"{line}\n" for line in lines)
+                self._in_line = False
+            else:
+                self._bars[bar] = lines
+            if self._bars:
+                self._install()
+            self._write(text + self._drawn())
+            if not self._bars:
+                self._remove()
+
+    def print(self, file: Any, text: str) -> int:
+        """Print above the bars."""
+        with self._lock:
+            erased = self._erased()
+            self._in_line = not text.endswith("\n") if text else self._in_line
+            if self._direct:
+                file.write(erased + text + self._drawn())
+                file.flush()
+            else:
+                self._write(erased)
+                file.write(text)
+            return len(text)
+
+    # -- inside, with the lock -----------------------------------------------------------------------
+
+    def _erased(self) -> str:
+        """What takes the bars away and leaves the cursor where they began."""
+        lines, self._lines = self._lines, []
+        return "" if not lines else "\r\x1b[2K" + _UP_AND_CLEAR * (len(lines) - 1)
+
+    def _drawn(self) -> str:
+        """The bars; the cursor stays at their end."""
+        if self._in_line or not self._bars:
+            return ""
+        self._lines = [line for lines in self._bars.values() for line in lines]
+        return "\n".join(self._lines)
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone stops no computation
+            self._out.write(text)
+            self._out.flush()
+
+    def _width(self) -> int:
+        try:
+            return os.get_terminal_size(self._out.fileno()).columns or 80
+        except (OSError, ValueError):
+            return shutil.get_terminal_size().columns
+
+    def _install(self) -> None:
+        if self._aside:
+            return
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is not None and (not self._direct or _is_terminal(stream)):
+                aside = _Aside(self, stream)
+                self._aside.append((name, stream, aside))
+                setattr(sys, name, aside)
+
+    def _remove(self) -> None:
+        for name, stream, aside in self._aside:
+            aside.retire()
+            if getattr(sys, name) is aside:  # somebody else may have put a stream of theirs before it
+                setattr(sys, name, stream)
+        self._aside = []
+
+
+class _Aside:
+    """Stands in for a standard stream while there are bars."""
+
+    def __init__(self, screen: Screen, stream: Any) -> None:
+        self._screen: Screen | None = screen
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Print above the bars."""
+        screen = self._screen
+        if screen is None or not isinstance(text, str):
+            return int(self._stream.write(text))
+        return screen.print(self._stream, text)
+
+    def writelines(self, lines: Any) -> None:
+        """As of any stream."""
+        for line in lines:
+            self.write(line)
+
+    def retire(self) -> None:
+        """Be no more than the stream itself, for whoever has kept this one."""
+        self._screen = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_screen: Screen | None = None
+_screen_lock = threading.Lock()
+
+
+def _screen_on(terminal: tuple[IO[str], bool]) -> Screen:
+    """The one of this process; two would draw over each other."""
+    global _screen
+    out, direct = terminal
+    with _screen_lock:
+        if _screen is None or (_screen._out is not out and not _screen._bars):
+            _screen = Screen(out, direct)
+        return _screen
+
+
+_opened: dict[str, IO[str]] = {}
+
+
+def _terminal() -> tuple[IO[str], bool] | None:
+    """(the terminal, whether what is printed goes straight there), if there is one."""
+    stream: Any = sys.stderr
+    if isinstance(stream, _Aside):
+        stream = stream._stream
+    if _is_terminal(stream):
+        return stream, True
+    name = os.environ.get(TERMINAL)
+    if not name:
+        return None
+    if name not in _opened:
+        try:
+            # Only to write to, and not to be stopped by its Ctrl-C.
+            _opened[name] = open(  # noqa: SIM115 - as long as the process
+                name, "w", encoding="utf-8", errors="replace", opener=_open_quietly
+            )
+        except OSError:
+            return None
+    return _opened[name], False
+
+
+def _open_quietly(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_CREAT & ~os.O_TRUNC | os.O_NOCTTY)
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _painter() -> Any:
+    try:
+        import rich  # noqa: F401 - is it there?
+    except ImportError:
+        return paint
+    return paint if os.environ.get("NO_COLOR") else paint_richly
