@@ -30,6 +30,7 @@ from mpiframe.plugins.difx.jobs import Jobs
 from mpiframe.plugins.difx.messages import read
 from mpiframe.plugins.difx.messages_xml import LONGEST_BYTES, MessageError
 from mpiframe.plugins.difx.multicast import Group, Sender
+from mpiframe.plugins.difx.passes import CALC_PROGRAMS
 from mpiframe.plugins.difx.protocol import DEFAULT_PORT, Id, write_packet
 from mpiframe.plugins.difx.versions import Versions
 
@@ -65,7 +66,7 @@ class GatewayOptions:
     shown: Sequence[str] = ()
     launchers: Sequence[str] = ("mpirun", "mpiexec")
     correlators: Sequence[str] = ("mpifxcorr",)
-    calc_programs: Sequence[str] = ("calcif2", "difxcalc", "difxcalc_f")
+    calc_programs: Sequence[str] = CALC_PROGRAMS
     mpi_options: str | None = None
     judge_by_stderr: bool = False
     patience_seconds: float = 60.0

@@ -16,6 +16,7 @@ from typing import Any
 from mpiframe.errors import MpiframeError
 from mpiframe.plugins.base import Context, command
 from mpiframe.plugins.difx.gateway import Gateway, GatewayOptions
+from mpiframe.plugins.difx.jobs import Jobs
 from mpiframe.plugins.difx.multicast import Group
 
 _READ_BYTES = 1 << 18
@@ -41,6 +42,11 @@ class GatewayCommands:
         """Whose messages are relayed."""
         raise NotImplementedError
 
+    @property
+    def jobs(self) -> Jobs:
+        """The jobs of this host, which are those of the gateway's clients too."""
+        raise NotImplementedError
+
     def gateway_options(self) -> GatewayOptions:
         """Of the gateway."""
         config = self.context.config
@@ -52,6 +58,7 @@ class GatewayCommands:
             shown=config.shown,
             launchers=(config.mpirun, "mpirun", "mpiexec"),
             correlators=(config.program, "mpifxcorr"),
+            calc_programs=config.calc_programs,
             mpi_options=options if options is None or isinstance(options, str) else shlex.join(options),
         )
 
@@ -59,7 +66,7 @@ class GatewayCommands:
     def gateway_open(self) -> int:
         """A connection to the gateway; its number, which events ("packets", number, bytes) bear."""
         if self._gateway is None or self._links is None:
-            self._gateway, self._links = Gateway(self.gateway_options()), {}
+            self._gateway, self._links = Gateway(self.gateway_options(), jobs=self.jobs), {}
             self._link_numbers = itertools.count(1)
         number = next(self._link_numbers)
         ours, theirs = socket.socketpair()

@@ -107,6 +107,14 @@ class Session:
 
     async def run(self) -> None:
         """Serve the client until it goes, or sends what is no packet."""
+        try:
+            await self._serve()
+            if self.changes is not None:  # a client may ask for them, and go
+                await asyncio.wait([self.changes])
+        finally:
+            await self._end()
+
+    async def _serve(self) -> None:
         packets = self._packets()
         try:
             if self.needs_token:
@@ -122,8 +130,6 @@ class Session:
         except ProtocolError as error:
             _log.warning("%s: %s; the connection is closed", self.peer, error)
             self.say(Id.ERROR, f"the connection is closed: {error}")
-        finally:
-            await self._end()
 
     def abort(self) -> None:
         """Send nothing more, not even what is waiting."""

@@ -171,7 +171,8 @@ class JobRun:
             job = self._jobs.read_input(self.input)
         except (MpiframeError, OSError) as error:
             text = f"{self.input}: {getattr(error, 'strerror', None) or error}"
-            self._tell(JobStep.INPUT_NOT_FOUND, text)
+            is_there = not isinstance(error, OSError)
+            self._tell(JobStep.BAD_CONFIGURATION if is_there else JobStep.INPUT_NOT_FOUND, text)
             raise _Over(refused, JobStep.TERMINATED, text) from error
         if self.options.check != "no":
             self._check_configuration()

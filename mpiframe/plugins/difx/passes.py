@@ -16,6 +16,8 @@ from mpiframe.plugins.difx.programs import Program
 from mpiframe.plugins.difx.versions import Versions, run_environment
 
 CALC = "calcif2"
+CALC_PROGRAMS = (CALC, "difxcalc", "difxcalc_f")
+"""Those that a client may choose from, the first by default."""
 END_SECONDS = 2.0
 
 

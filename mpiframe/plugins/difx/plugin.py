@@ -23,6 +23,7 @@ from mpiframe.plugins.difx.jobs import JobOptions, Jobs
 from mpiframe.plugins.difx.messages_commands import MessageCommands
 from mpiframe.plugins.difx.monitor_commands import MonitorCommands
 from mpiframe.plugins.difx.multicast import Group
+from mpiframe.plugins.difx.passes import CALC_PROGRAMS
 from mpiframe.plugins.difx.stopping import Patience
 from mpiframe.plugins.difx.versions import VersionError, Versions, shown_environment
 
@@ -35,6 +36,7 @@ class DifxOptions:
     environment. base: the folder of DiFX's versions, None takes $DIFX_BASE. version: which one, None takes
     $DIFX_VERSION, DIFX-DEVEL or the only one. shown: more environment variables that clients may see.
     program, mpirun, mpi_options, environment: of jobs, where these do not say, as for `JobOptions`.
+    calc_programs: those that clients of the gateway may have run, the first by default.
     patience: how long each means of stopping a job is given.
     """
 
@@ -48,13 +50,16 @@ class DifxOptions:
     program: str = "mpifxcorr"
     mpirun: str = "mpirun"
     mpi_options: str | Sequence[str] | None = None
+    calc_programs: Sequence[str] = CALC_PROGRAMS
     environment: Mapping[str, str] = field(default_factory=dict)
     patience: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
-        for what in ("roots", "shown"):
+        for what in ("roots", "shown", "calc_programs"):
             if isinstance(getattr(self, what), str):
                 raise ValueError(f"{what} is a list, not the text {getattr(self, what)!r}")
+        if not self.calc_programs:
+            raise ValueError("calc_programs is empty: one is needed")
         self.messages()
         self.job_options({})
         if self.version is not None:

@@ -2,8 +2,8 @@
 
 It reads the .input file and multicasts alerts and states as mpifxcorr does; rank 0 writes visibilities that
 are those of a point source with a delay, with noise, and nothing of any data. It makes no MPI call: its rank
-is in its environment, and what MPI_Init does, waiting for all, is done by DifxInfoMessages. STAND_IN says how
-it behaves:
+is in its environment, and what MPI_Init does, waiting for all, is done by DifxInfoMessages. STAND_IN, or else
+a file JOB.stand_in, says how it behaves:
 
     (nothing)   as a job that goes well
     slow        waits after the first integration until a DifxStop is heard; then ends as mpifxcorr does
@@ -35,13 +35,18 @@ SECONDS = 60.0
 
 class Correlator:
     def __init__(self, words: list[str]) -> None:
-        self.behaviour = os.environ.get("STAND_IN", "")
-        assert self.behaviour in BEHAVIOURS, f"STAND_IN is one of {', '.join(BEHAVIOURS)}"
         self.rank = int(os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["PMI_RANK"])
         self.size = int(os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ["PMI_SIZE"])
         self.restart = float(words[words.index("-r") + 1]) if "-r" in words else 0.0
         self.path = next(word for word in words if word.endswith(".input"))
         self.name = os.path.basename(self.path).removesuffix(".input")
+        self.behaviour = os.environ.get("STAND_IN", "")
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(f"{self.path.removesuffix('.input')}.stand_in") as file,
+        ):
+            self.behaviour = self.behaviour or file.read()
+        assert self.behaviour in BEHAVIOURS, f"STAND_IN is one of {', '.join(BEHAVIOURS)}"
         self.group = Group.find(os.environ.get("STAND_IN_INTERFACE", "lo"))
         self.sender = Sender(self.group, self.name, process=self.rank)
         self.heard: queue.Queue[str] = queue.Queue()
@@ -107,7 +112,8 @@ class Correlator:
 
         def state(which: DifxState, done: float = 0.0, message: str = "") -> None:
             mjd = start + done / 86400 if done else 0.0
-            self.sender.send(Status(None, which, message, mjd, start, stop, weights if done else ()))
+            span = (start, stop, weights) if done else ()  # mpifxcorr has them only with the state Running
+            self.sender.send(Status(self.path, which, message, mjd, *span))
 
         state(DifxState.STARTING, message="Version 2.9")
         if self.behaviour == "noisy":
