@@ -77,6 +77,11 @@ FLOORS = {
         "views",
         "session",
         "client",
+        "sessions",
+        "hub_calls",
+        "hub",
+        "attached_loop",
+        "attached",
     ],
     5: ["", "__main__", "runner", "cli", "doctor", "_roundtrip", "_survival"],
 }
