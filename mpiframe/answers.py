@@ -57,6 +57,22 @@ def decode(request: Request, answer: tuple[Any, ...], buffers: Any, host: str | 
     request.error = error
 
 
+def keep(request: Request, answer: tuple[Any, ...], buffers: Any, _host: str | None) -> None:
+    """Note what a server answered, to be passed on as it is: `value` is (outcome and payload, buffers)."""
+    _, outcome, payload, request.started_at, request.finished_at, _, _ = answer
+    request.value = codec.pack((outcome, payload)), buffers
+    request.status = Status.DONE
+    if outcome > Outcome.PICKLED:
+        request.status = Status.FAILED
+        request.error = CommandError(f"{place(request, _host)} failed", server=request.server)
+
+
+def unpacked(content: Any) -> tuple[int, Any]:
+    """(outcome, payload) of what `keep` kept."""
+    outcome, payload = codec.unpack(content)
+    return outcome, payload
+
+
 def _command_error(request: Request, payload: Any, host: str | None) -> CommandError:
     data, text, summary, item = payload
     text = with_source_lines(text)

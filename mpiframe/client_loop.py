@@ -13,7 +13,7 @@ from time import time as clock
 from typing import Any, Protocol, cast
 
 from mpiframe import doorbell
-from mpiframe.answers import CommandFuture, decode, lost_error, place, shorten
+from mpiframe.answers import CommandFuture, decode, keep, lost_error, place, shorten
 from mpiframe.codec import pack, unpack
 from mpiframe.commands import Encoded
 from mpiframe.driver import Driver
@@ -117,6 +117,7 @@ class ClientLoop(Driver):
         self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
         self.observers: tuple[Observer, ...] = ()  # see `observe`
         self._receivers: tuple[Receiver, ...] = ()
+        self.on_roster: Callable[[], None] = lambda: None  # servers have gone or come; with the lock
         self.end_session: Callable[[], None] = lambda: None
         self.stopped: set[int] = set()  # servers that ended their session in order
         self.losses = Losses(lambda rank: self.dispatcher.running(rank) is not None)
@@ -239,6 +240,7 @@ class ClientLoop(Driver):
                 if rank in members:
                     self.communicators[members] += 1  # the others have one with its predecessor
             self._carry_out(self.dispatcher.joined(rank, peer.control is None, serial))
+            self.on_roster()
 
     def recovered(self, rank: int) -> None:
         """Nothing is missing though this server was lost."""
@@ -278,7 +280,7 @@ class ClientLoop(Driver):
     def _push(self, request: Request) -> None:
         self._check_open()
         self.requests[request.id] = request
-        if request.id > self.last_id:
+        if request.id > self.last_id and request.owner is None:
             self.last_id = request.id
         self.open += 1
         instructions = self.dispatcher.pushed(request)
@@ -330,6 +332,11 @@ class ClientLoop(Driver):
     def _check_open(self) -> None:
         if self.closing:
             raise WorldError("the client is closed; its servers are gone")
+
+    def fetched(self, requests: Iterable[Request]) -> None:
+        """Take these out of the books."""
+        for request in requests:
+            self.requests.pop(request.id, None)
 
     def give_up(self, rank: int, why: str) -> None:
         """End what this server still holds: nobody will hear its answers any more."""
@@ -481,6 +488,9 @@ class ClientLoop(Driver):
             if request.output is None:
                 request.output = []
             request.output.extend(pieces)
+            if request.owner is not None:
+                request.owner.printed(rank, request, pieces)
+                return
         if self.observers:
             self._tell_printed(rank, id, pieces)
         self._printer.feed(rank, id, pieces)
@@ -505,6 +515,7 @@ class ClientLoop(Driver):
                 self.losses.lost(rank)
         self._carry_out(self.dispatcher.lost(rank, self.is_replaced(rank), begun))
         self._deliveries.append((None,))
+        self.on_roster()
 
     def _due(self) -> float | None:
         due = self.dispatcher.next_deadline()
@@ -638,11 +649,14 @@ class ClientLoop(Driver):
             if type(content) is End:
                 why = self._why_ended.get(content.server) if content.server is not None else None
                 request.error = lost_error(request, content, self.host_of(content.server), why)
+                if request.owner is not None:
+                    request.value = why
             elif type(content) is Overdue:
                 self._end_overdue(content.rank, request)
                 continue
             else:
-                decode(request, content, buffers, self.host_of(request.server))
+                read = decode if request.owner is None else keep
+                read(request, content, buffers, self.host_of(request.server))
             if self.observers:
                 self._tell_ended(request)
             request.told = True

@@ -46,7 +46,8 @@ class Encoded:
 class CommandEncoder:
     """Makes commands ready to be sent; remembers strings and functions it has seen."""
 
-    def __init__(self, large: int, forget: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, large: int, forget: Callable[[], None] = lambda: None, plain: bool = True) -> None:
+        self._plain = plain  # whether arguments may travel as they are, instead of as pickle data
         self._forget = forget  # makes the servers drop the functions they have cached
         self.functions = codec.FunctionCache()
         self._large = large
@@ -74,7 +75,7 @@ class CommandEncoder:
         """A call of `function(*args, **kwargs)`."""
         if not callable(function):
             raise CommandArgumentError(f"{function!r} (a {type(function).__name__}) cannot be called")
-        if not kwargs and all(map(codec.is_plain, args)):
+        if self._plain and not kwargs and all(map(codec.is_plain, args)):
             return self._callable(Mode.CALL, function, (args, {}), plain=True)
         try:
             return self._callable(Mode.CALL, function, (args, kwargs), plain=False)

@@ -47,6 +47,9 @@ class Config:
     """The most memory for received arrays that is kept for the next ones; 0 keeps none."""
     capture_limit: int = 256 * 1024 * 1024
     """The most of one stream of one command that is kept; the middle of what is longer is left out."""
+    session_memory: int = 1024 * 1024 * 1024
+    """The most that the results of one session of attached processes may take while they wait to be fetched.
+    A process that is attached has what was sent to it, so the oldest of that are let go here first."""
     restart_timeout: float = 30.0
     """How long one attempt may take to have another server join in the place of one that is gone."""
     restart_attempts: int = 3

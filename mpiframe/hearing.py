@@ -6,32 +6,43 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from mpiframe import codec
 from mpiframe.messages import Outcome, Up
 from mpiframe.output import STDERR, Printer
 from mpiframe.plugins.panels import PANEL
-from mpiframe.world import World
 
 log = logging.getLogger("mpiframe")
+
+
+class Places(Protocol):
+    """Who knows where servers are."""
+
+    @property
+    def members(self) -> Any:
+        """By rank: what has a host and a pid."""
 
 
 class Hearing:
     """Passes log records on to this process's `logging`, and events to their subscribers."""
 
-    def __init__(self, world: World, printer: Printer) -> None:
+    def __init__(self, world: Places, printer: Printer) -> None:
         self._world = world
         self._printer = printer
         self.record_hook: Callable[[logging.LogRecord], None] | None = None  # gets every log record, too
+        # Those who take a log record for themselves, and those who get events as they came, too.
+        self.log_taps: list[Callable[[int, int, Any], bool]] = []
+        self.event_taps: list[Callable[[int, str, bytes, Any], None]] = []
         self._subscribers: dict[str, list[Callable[[int, Any], None]]] = {}
-        self.panels: dict[
-            tuple[str, int], tuple[float, Any]
-        ] = {}  # (plugin, server) -> (when, what it shows)
+        # (plugin, server) -> (when, what it shows)
+        self.panels: dict[tuple[str, int], tuple[float, Any]] = {}
 
     def hear(self, rank: int, content: tuple[Any, ...], buffers: Any) -> None:
+        """Take in what a server says."""
         if content[0] == Up.LOG:
-            self._log(rank, content[1], content[2])
+            if not any(tap(rank, content[1], content[2]) for tap in self.log_taps):
+                self._log(rank, content[1], content[2])
         elif content[0] == Up.EVENT:
             self._event(rank, content, buffers)
 
@@ -60,6 +71,10 @@ class Hearing:
 
     def _event(self, rank: int, content: tuple[Any, ...], buffers: Any) -> None:
         _, source, outcome, payload = content
+        for tap in self.event_taps:
+            tap(rank, source, codec.pack((outcome, payload)), buffers)
+        if self.event_taps and source not in self._subscribers:
+            return
         try:
             if outcome == Outcome.UNSENDABLE:
                 raise ValueError(payload[1])
@@ -83,6 +98,7 @@ class Hearing:
             self.panels[key] = time.time(), content
 
     def subscribe(self, source: str, callback: Callable[[int, Any], None]) -> Callable[[], None]:
+        """Call `callback(server, event)` for each event of a plugin; gives what ends it."""
         listeners = self._subscribers.setdefault(source, [])
         listeners.append(callback)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from mpiframe.errors import MpiframeError
@@ -85,6 +85,30 @@ Buffers = Sequence[Any]
 """Contiguous buffers (PEP 3118) that travel beside a message, uncopied."""
 
 
+class Owner(Protocol):
+    """Whose request it is, if it is not the client's own."""
+
+    name: str
+
+    def printed(self, rank: int, request: Request, pieces: list[tuple[int, str]]) -> None:
+        """The request has printed pieces; with the loop's lock."""
+
+
+_OWN_BITS = 32
+
+
+def world_wide(session: int, id: int) -> int:
+    """The number in the world of what is number `id` in a session: a request or a function, and its sign."""
+    number = session << _OWN_BITS | abs(id)
+    return number if id >= 0 else -number
+
+
+def within_session(number: int) -> int:
+    """The number in its session of what has this one in the world; the client's own are the same in both."""
+    id = abs(number) & ((1 << _OWN_BITS) - 1)
+    return id if number >= 0 else -id
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One command on one server (or on the first that is free), from push to response.
@@ -108,6 +132,7 @@ class Request:
     server: int | None = None
     serial: int = 0  # it is the server's so-and-so-manieth command
     future: Any = None
+    owner: Owner | None = None  # the session of an attached process; None for the client's own
     output: list[tuple[int, str]] | None = None  # (1 stdout or 2 stderr, text), as it arrived
     ended: bool = False  # nothing more will become of it
     told: bool = False  # the four below are valid, and `status` is final

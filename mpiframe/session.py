@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpiframe import doorbell, recovery
@@ -80,6 +80,7 @@ class Session(Verbs):
         self._recovery = Recovery(self, restart, first)
         self._loop.is_replaced = self._recovery.is_replaced
         self._recorder = None
+        self._at_end: list[Callable[[], None]] = []
         self._loop.start()
         for name in unknown_settings():
             log.warning("the environment variable %s sets nothing: there is no such setting", name)
@@ -116,7 +117,7 @@ class Session(Verbs):
 
     def _together(self, label: str, parts: Sequence[tuple[int, Encoded]], timeout: float | None) -> list[Any]:
         check_threads()
-        return Together(self, label, parts).run(timeout)
+        return Together(self, [self._request(label, encoded, rank) for rank, encoded in parts]).run(timeout)
 
     def _is_near(self, rank: int) -> bool:
         members = self._world.members
@@ -183,6 +184,8 @@ class Session(Verbs):
         except KeyboardInterrupt:
             ended, pressed = False, True
             others = set(self._world.servers) - held
+        for action in self._at_end:
+            action()
         for rank in held:
             loop.give_up(rank, "The client was closed while its command went on")
         loop.stop()
@@ -199,6 +202,10 @@ class Session(Verbs):
         if pressed:
             raise KeyboardInterrupt
         return unwritten
+
+    def at_end(self, action: Callable[[], None]) -> None:
+        """Call this when the servers have ended their session, or were told to and do not."""
+        self._at_end.append(action)
 
     def _held(self) -> set[int]:
         """The servers that are on a command."""

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from mpiframe.errors import ServerLost, TargetError
-from mpiframe.queues import Dispatcher
+
+
+class Roster(Protocol):
+    """Who knows which servers there are."""
+
+    def ranks(self) -> list[int]:
+        """The servers that live or are being replaced, ascending."""
+
+    def is_live(self, rank: int) -> bool:
+        """Whether this server has joined and is not lost, or is being replaced."""
+
+    def is_lost(self, rank: int) -> bool:
+        """Whether this server was one and is gone."""
+
 
 Target = int | Iterable[int] | Literal["all"] | None
 """None (the first free server), a rank, several ranks, or "all"."""
 
 
-def resolve(target: Target, dispatcher: Dispatcher) -> int | list[int] | None:
+def resolve(target: Target, dispatcher: Roster) -> int | list[int] | None:
     """None, one rank, or a list of ranks; every rank names a live server.
 
     Raises TargetError or ServerLost, naming the choices.
@@ -68,7 +81,7 @@ def _is_rank(value: Any) -> bool:
     return hasattr(value, "__index__") and not hasattr(value, "__len__")
 
 
-def _checked(value: Any, dispatcher: Dispatcher) -> int:
+def _checked(value: Any, dispatcher: Roster) -> int:
     # numpy.bool_ has no __index__ in current numpy, but had one that warned; its name tells.
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool") or not _is_rank(value):
         raise TargetError(
@@ -84,7 +97,7 @@ def _checked(value: Any, dispatcher: Dispatcher) -> int:
     raise TargetError(f"there is no server {rank}; {_choices(dispatcher)}")
 
 
-def _choices(dispatcher: Dispatcher) -> str:
+def _choices(dispatcher: Roster) -> str:
     ranks = dispatcher.ranks()
     if len(ranks) > 6 and ranks == list(range(ranks[0], ranks[-1] + 1)):
         known = f"{ranks[0]} to {ranks[-1]}"

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 class Together:
     """The requests of one collective; the holder of each."""
 
-    def __init__(self, client: Session, label: str, members: Sequence[tuple[int, Any]]) -> None:
+    def __init__(self, client: Session, requests: Sequence[Request]) -> None:
         self._client = client
         self._loop = client._loop
-        self.requests = [client._request(label, encoded, rank) for rank, encoded in members]
-        self._ranks = [rank for rank, _ in members]
+        self.requests = requests
+        self._ranks = [request.target or 0 for request in requests]
         self._arrived: set[int] = set()
         self._open = False
         self._pieces: tuple[list[int], list[int]] | None = None  # members from the start, and newcomers
@@ -121,6 +121,15 @@ class Together:
             self.cause = request
             self._break(f"server {request.server} has failed in it (request {request.id})")
         self._ended.add(request.id)
+
+    @property
+    def broken(self) -> str | None:
+        """Why it was given up, if it was."""
+        return self._why
+
+    def give_up(self, why: str) -> None:
+        """End it; from another thread than the one that runs it."""
+        self._break(why)
 
     def _break(self, why: str) -> None:
         with self._loop.lock:

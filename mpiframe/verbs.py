@@ -458,8 +458,8 @@ class Verbs(concurrent.futures.Executor):
                 f"{', '.join(_where(r, self._loop) for r in late[:5])}. They go on; fetch them later by id"
             )
         responses = []
+        self._loop.fetched(requests)
         for request in requests:
-            self._loop.requests.pop(request.id, None)
             responses.append(response(request, self._loop.host_of(request.server)))
         return responses
 

@@ -85,6 +85,11 @@ FLOORS = {
         "session",
         "client",
         "watch",
+        "sessions",
+        "hub_calls",
+        "hub",
+        "attached_loop",
+        "attached",
     ],
     5: [
         "",
