@@ -44,10 +44,7 @@ class Values(list[Any]):
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """As IPython shows it, below its `Out[1]:`."""
-        text = "[...]" if cycle else repr(self)
-        if len(self) > 1:
-            text = "\n" + text
-        for number, line in enumerate(text.split("\n")):
+        for number, line in enumerate(("[...]" if cycle else repr(self)).split("\n")):
             if number:
                 printer.break_()
             printer.text(line)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shlex
 import signal
-import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +40,7 @@ class Terminal:
         self.screen = _Screen(columns, lines, history=5000)
         self._stream = pyte.ByteStream(self.screen)
         script = (
-            f"stty -a >before; stty -g >>before; {shlex.join(words)}; status=$?; "
+            f"trap : INT; stty -a >before; stty -g >>before; {shlex.join(words)}; status=$?; "
             "stty -a >after; stty -g >>after; echo ended with $status; read rest"
         )
         (folder / "tmp").mkdir()
@@ -166,21 +165,13 @@ class Terminal:
 
     def client_pid(self) -> int:
         """The process of rank 0, which is the one that has the terminal."""
-        name = os.path.realpath(os.ttyname(self._slave()))
         found = []
-        for pid in self.pids():
+        for pid, line in self.pids().items():
             with contextlib.suppress(OSError):
-                rank = b"mpiframe.shell" in Path(f"/proc/{pid}/cmdline").read_bytes()
-                launcher = (
-                    b"PMI_RANK=" in (env := Path(f"/proc/{pid}/environ").read_bytes()) or b"PMIX_RANK=" in env
-                )
-                if rank and launcher and os.path.realpath(f"/proc/{pid}/fd/0") == name:
+                if "-m mpiframe.shell" in line and os.readlink(f"/proc/{pid}/fd/0").startswith("/dev/pts"):
                     found.append(pid)
         assert len(found) == 1, (found, self.pids())
         return found[0]
-
-    def _slave(self) -> int:
-        raise NotImplementedError
 
     def kill(self) -> None:
         """End all that is left."""
@@ -188,7 +179,6 @@ class Terminal:
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            self.child.isalive() if not self.child.closed else None
             time.sleep(0.01)
         if not self.child.closed:
             self.child.close(force=True)
@@ -198,5 +188,3 @@ def _settings(text: str) -> str:
     lines = text.splitlines()
     return "\n".join([lines[0].partition("rows")[0], *lines[1:]])
 
-
-_ = termios
