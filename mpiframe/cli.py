@@ -22,6 +22,7 @@ _USAGE_STATUS = 2  # what argparse uses for a wrong command line
 _LATE = {
     "top": ("mpiframe.top", "look at a running world in the terminal"),
     "dashboard": ("mpiframe.dashboard.command_line", "look at a running world in a browser"),
+    "shell": ("mpiframe.shell", "a prompt that is the client, with servers behind it"),
     "difx": ("mpiframe.plugins.difx.command_line", "jobs of the DiFX correlator"),
     "start": ("mpiframe.worlds.start", "leave a world running, to attach to"),
     "attach": ("mpiframe.worlds.attach", "work with a world that runs"),

@@ -119,6 +119,7 @@ class ClientLoop(Driver):
         self._receivers: tuple[Receiver, ...] = ()
         self.on_roster: Callable[[], None] = lambda: None  # servers have gone or come; with the lock
         self.end_session: Callable[[], None] = lambda: None
+        self.at_prompt = False  # a user types the commands: no Ctrl-C ends the session
         self.stopped: set[int] = set()  # servers that ended their session in order
         self.losses = Losses(lambda rank: self.dispatcher.running(rank) is not None)
         self.is_replaced: Callable[[int], bool] = _never
@@ -363,10 +364,13 @@ class ClientLoop(Driver):
         return bool(instructions)
 
     def was_interrupted(self, requests: Sequence[Request]) -> None:
-        """Ctrl-C ended a wait for these: interrupt them; a second one meanwhile ends the session."""
+        """Ctrl-C ended a wait for these: interrupt them; a second one meanwhile ends the session.
+
+        At a prompt it does not: it ends the wait for those that do not heed the first.
+        """
         again = any(not r.told for r in self._pressed_for)
         self._pressed_for = waiting = [r for r in requests if not r.told]
-        if again:
+        if again and not self.at_prompt:
             self.end_session()
             return
         self.excused.update(r.id for r in waiting)
@@ -379,7 +383,8 @@ class ClientLoop(Driver):
             # A moment, so that whoever catches the KeyboardInterrupt finds the servers free again.
             self.wait(lambda: all(r.told for r in waiting), self.world.config.grace / 2)
         except KeyboardInterrupt:
-            self.end_session()
+            if not self.at_prompt:
+                self.end_session()
 
     def say(self, rank: int, message: tuple[Any, ...]) -> None:
         """Send a message that is no command."""

@@ -193,6 +193,7 @@ def _is_users(tb: types.TracebackType) -> bool:
             "mpiframe/server.py",
             "mpiframe/execution.py",
             "mpiframe/plugin_host.py",
+            "mpiframe/cells.py",
             "mpiframe/compat/casampi/_on_server.py",
         )
     )

@@ -9,12 +9,13 @@ for a reader that cannot run.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from os import SEEK_END, lseek
 from typing import IO, Any
 
@@ -252,6 +253,27 @@ class _Stream(io.TextIOBase):
         """Closing the standard streams would leave the server without a voice; nothing happens."""
 
 
+_writing = threading.RLock()  # reentrant: a stream of the user's may print, too
+_prompt: Any = None
+
+
+@contextlib.contextmanager
+def beside_prompt(stream: Any) -> Iterator[None]:
+    """Within, what servers print goes to `stream`, which keeps it out of the line that somebody types.
+
+    Its `write` and `flush` are called with a lock held, so they must not wait for the thread that leaves this
+    block; when it is left, nothing is on its way to the stream any more.
+    """
+    global _prompt
+    with _writing:
+        before, _prompt = _prompt, stream
+    try:
+        yield
+    finally:
+        with _writing:
+            _prompt = before
+
+
 class Printer:
     """The client's side: prints whole lines, marked with server and request, or writes them to files.
 
@@ -308,9 +330,10 @@ class Printer:
             self._write(self._file(server), lines)
             return
         lines = "".join([f"[server {what}] {line}\n" for line in text.split("\n")])
-        out = sys.stdout if stream == STDOUT else sys.stderr
-        if out is not None:
-            self._write(out, lines)
+        with _writing:
+            out = _prompt or (sys.stdout if stream == STDOUT else sys.stderr)
+            if out is not None:
+                self._write(out, lines)
 
     @staticmethod
     def _write(out: Any, text: str) -> None:

@@ -126,6 +126,15 @@ class Session(Verbs):
     def _new_number(self) -> int:
         return next(self._reductions)
 
+    @property
+    def at_prompt(self) -> bool:
+        """Whether commands are typed: then Ctrl-C interrupts them, however often, and the session goes on."""
+        return self._loop.at_prompt
+
+    @at_prompt.setter
+    def at_prompt(self, value: bool) -> None:
+        self._loop.at_prompt = value
+
     # -- the end -----------------------------------------------------------------------------------
 
     def close(self) -> None:

@@ -5,12 +5,14 @@
     plan()          ->  LaunchPlan     the command and its settings         planning.py
     run(plan)       ->  exit status    start, forward signals, clean up     running.py, supervise.py
 
+    Foreground()                       a terminal that is lent to rank 0    foreground.py
     scrub_environment()                what a child must not inherit        environment.py
 
 Nothing here imports mpi4py: importing it would start MPI in the launcher itself.
 """
 
 from mpiframe.launcher.environment import Purpose, scrub_environment
+from mpiframe.launcher.foreground import Foreground
 from mpiframe.launcher.library import MpiLibrary, find_library, find_mpiexec
 from mpiframe.launcher.planning import LaunchPlan, plan, prepare_process, resilience
 from mpiframe.launcher.running import run, tidy_after
@@ -19,6 +21,7 @@ from mpiframe.launcher.supervise import GRACE_SECONDS, TIMED_OUT
 __all__ = [
     "GRACE_SECONDS",
     "TIMED_OUT",
+    "Foreground",
     "LaunchPlan",
     "MpiLibrary",
     "Purpose",

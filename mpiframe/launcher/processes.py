@@ -66,6 +66,18 @@ def descendants(root: int, without: Collection[int] = ()) -> set[int]:
     return found - zombies
 
 
+def group_below(root: int) -> set[int]:
+    """The descendants of a process that are in its own process group."""
+    found = set()
+    with contextlib.suppress(ProcessLookupError):
+        group = os.getpgid(root)
+        for pid in descendants(root):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpgid(pid) == group:
+                    found.add(pid)
+    return found
+
+
 def send(pids: Iterable[int], number: int) -> None:
     """Send a signal to each process that is still there."""
     for pid in pids:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mpiframe.launcher.environment import JOIN
+from mpiframe.launcher.foreground import Foreground
 from mpiframe.launcher.orders import Desk
 from mpiframe.launcher.planning import LaunchPlan
 from mpiframe.launcher.processes import send
@@ -28,12 +29,17 @@ class ResilientWorld(World):
     """A world whose client says what is to be started and when it has ended."""
 
     def __init__(
-        self, plan: LaunchPlan, directory: Path, inbox: socket.socket, output: IO[bytes] | None
+        self,
+        plan: LaunchPlan,
+        directory: Path,
+        inbox: socket.socket,
+        output: IO[bytes] | None,
+        foreground: Foreground | None = None,
     ) -> None:
         self._desk = Desk(directory)
         self._servers: dict[subprocess.Popen[bytes], dict[str, Any]] = {}  # launchers and their tickets
         self._told_over = False
-        super().__init__(plan, directory, inbox, output)
+        super().__init__(plan, directory, inbox, output, foreground)
 
     def _over(self) -> bool:
         return self._told_over or self._desk.client_is_gone

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from mpiframe.launcher.foreground import SIGNALS, Foreground
 from mpiframe.launcher.planning import LaunchPlan
 from mpiframe.launcher.processes import adopting_orphans
 from mpiframe.launcher.resilient import ResilientWorld
@@ -27,6 +28,7 @@ def run(
     grace: float = GRACE_SECONDS,
     timeout: float | None = None,
     output: IO[bytes] | None = None,
+    foreground: Foreground | None = None,
 ) -> int:
     """Start the world of `plan`, wait for its end, and return the exit status.
 
@@ -40,6 +42,8 @@ def run(
     grace: seconds the job may take to end by itself after a signal.
     timeout: seconds after which it is ended by force; None for no limit.
     output: a file for standard output and error of all ranks; None leaves them the caller's.
+    foreground: the terminal in which rank 0 will be at a prompt, if it will. Ctrl-C is the prompt's then,
+        and the terminal is given back as it was.
 
     Raises WorldError if mpiexec cannot be started.
     """
@@ -47,9 +51,9 @@ def run(
     memory = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
     directory = Path(tempfile.mkdtemp(prefix=_prefix(os.getpid()), dir=memory))
     try:
-        with adopting_orphans(), _signals_as_bytes() as inbox:
+        with adopting_orphans(), _signals_as_bytes(() if foreground is None else SIGNALS) as inbox:
             kind = ResilientWorld if plan.resilient else World
-            world = kind(plan, directory, inbox, output)
+            world = kind(plan, directory, inbox, output, foreground)
             try:
                 return world.wait(grace, timeout)
             finally:
@@ -76,13 +80,13 @@ def _prefix(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def _signals_as_bytes() -> Iterator[socket.socket]:
+def _signals_as_bytes(others: tuple[int, ...]) -> Iterator[socket.socket]:
     """Within, signals that matter here do nothing but appear, as their numbers, on the socket."""
 
     def noticed(number: int, frame: FrameType | None) -> None:
         """The wake-up socket has been written to already."""
 
-    numbers = [number for number in (*FORWARDED, signal.SIGCHLD) if not _is_nohup(number)]
+    numbers = [number for number in (*FORWARDED, *others, signal.SIGCHLD) if not _is_nohup(number)]
     ours, kernels = socket.socketpair()
     with ours, kernels:
         kernels.setblocking(False)

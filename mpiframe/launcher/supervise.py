@@ -6,7 +6,8 @@ The life of one run:
 2. `mpiexec` starts in a session of its own, so that a terminal's Ctrl-C reaches this process only.
 3. This process sleeps until a signal arrives; the end of a child is one (SIGCHLD).
 4. The first SIGINT goes to the client alone, whose script sees one KeyboardInterrupt and may end
-   its servers in good order. SIGTERM likewise.
+   its servers in good order. SIGTERM likewise. (Where the client is at a prompt, each SIGINT goes to it,
+   and none ends the world: see `foreground`.)
 5. When the client's process has ended, the others have a bounded time to follow: a launcher would
    wait for ever for its daemon on a host that cannot be reached.
 6. After the grace time, or at a second signal, all ends by force: SIGTERM to the launcher, which
@@ -41,8 +42,9 @@ from mpiframe.launcher.environment import (
     record_caller,
     scrub_environment,
 )
+from mpiframe.launcher.foreground import Foreground
 from mpiframe.launcher.planning import LaunchPlan
-from mpiframe.launcher.processes import descendants, end_with_parent, reap, send
+from mpiframe.launcher.processes import descendants, end_with_parent, group_below, reap, send
 
 GRACE_SECONDS = 2.2
 """How long a job may take to end by itself after Ctrl-C; with force it is gone within 3 s then."""
@@ -67,9 +69,16 @@ class World:
     """One running `mpiexec` and all that is below it."""
 
     def __init__(
-        self, plan: LaunchPlan, directory: Path, inbox: socket.socket, output: IO[bytes] | None
+        self,
+        plan: LaunchPlan,
+        directory: Path,
+        inbox: socket.socket,
+        output: IO[bytes] | None,
+        foreground: Foreground | None = None,
     ) -> None:
         self._inbox = inbox
+        self._foreground = foreground
+        self._pressed_at = 0.0  # when Ctrl-C was passed on to a prompt
         self._client_file = directory / "client"
         self._segments_file = directory / SEGMENTS_FILE
         self._status_file = directory / "status"  # written by the client when it has ended its world
@@ -86,6 +95,8 @@ class World:
         env |= {CALLER_ENV: record_caller(env), RUN_DIR: str(directory), **plan.env_added}
         if sys.stderr is not None and sys.stderr.isatty():
             env[TERMINAL] = os.ttyname(sys.stderr.fileno())  # ranks get pipes; progress bars want this
+        if foreground is not None:
+            env[TERMINAL] = foreground.name
         self._plan, self._env, self._output = plan, env, output
         self._mpiexec = self._launch(plan.argv, env, _standard_input())
 
@@ -123,9 +134,14 @@ class World:
             if arrived is None:  # the time is over
                 self._end_by_force()
                 return TIMED_OUT if not first else 128 + first
-            if arrived not in FORWARDED:  # a child has ended: mpiexec, or an orphan that was adopted
+            if arrived == signal.SIGCHLD:  # a child has ended: mpiexec, or an orphan that was adopted
                 self._reap()
                 continue
+            if self._foreground is not None and self._is_for_prompt(arrived):
+                continue
+            if arrived == signal.SIGQUIT:
+                self._end_by_force()
+                return 128 + arrived
             if not first:
                 first, first_at = arrived, time.monotonic()
                 asked_client = self._pass_on(arrived)
@@ -153,6 +169,23 @@ class World:
             status = self._own_status()  # which MPICH's mpiexec does not always hear
         return status if status >= 0 else 128 - status
 
+    def _is_for_prompt(self, number: int) -> bool:
+        """Pass on what a client at a prompt lives through; False if this is to end the world."""
+        if number in (signal.SIGTSTP, signal.SIGCONT):
+            return True
+        if number not in (signal.SIGINT, signal.SIGWINCH):
+            return False
+        client = self._client_pid()
+        if client is None:
+            return number == signal.SIGWINCH  # not at its prompt yet: Ctrl-C calls the start off
+        if number == signal.SIGWINCH:
+            send([client], number)
+        elif time.monotonic() - self._pressed_at > _SAME_PRESS_SECONDS:
+            self._pressed_at = time.monotonic()
+            # A terminal's own way: a program that was started at the prompt is to hear of it, too.
+            send([client, *group_below(client)], number)
+        return True
+
     def _over(self) -> bool:
         """Whether the world has ended, though its launcher has not."""
         return False
@@ -178,6 +211,8 @@ class World:
             self._wait_until_gone(TERM_SECONDS)
         self._mpiexec.poll()
         forget_segments(self._segments_file)
+        if self._foreground is not None:
+            self._foreground.restore(orderly=self._status_file.exists())
         os.close(self._news)
         if self._client is not None:
             os.close(self._client)
