@@ -252,6 +252,11 @@ class _Stream(io.TextIOBase):
         """Closing the standard streams would leave the server without a voice; nothing happens."""
 
 
+def standard_stream(_request: int, stream: int) -> Any:
+    """This process's own, as it is now."""
+    return sys.stdout if stream == STDOUT else sys.stderr
+
+
 class Printer:
     """The client's side: prints whole lines, marked with server and request, or writes them to files.
 
@@ -265,6 +270,8 @@ class Printer:
         self.mode = mode
         self._lock = threading.Lock()
         self.partial: dict[tuple[int, int, int], list[str]] = {}  # lines without their end, by place
+        self.find_stream = standard_stream
+        """(request, stream) -> where its lines go; called with a lock held."""
         self._folder = folder or os.curdir
         self._open: dict[int, IO[str]] = {}
 
@@ -308,7 +315,7 @@ class Printer:
             self._write(self._file(server), lines)
             return
         lines = "".join([f"[server {what}] {line}\n" for line in text.split("\n")])
-        out = sys.stdout if stream == STDOUT else sys.stderr
+        out = self.find_stream(request, stream)
         if out is not None:
             self._write(out, lines)
 

@@ -100,6 +100,7 @@ FLOORS = {
         "worlds.key",
         "worlds.attach",
         "watching",
+        "jupyter",
         "top",
         "_roundtrip",
         "_survival",
