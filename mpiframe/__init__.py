@@ -83,3 +83,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext mpiframe` in IPython or a notebook: `%on`, `%%on`, `%servers`, `%interrupt`, `%results`."""
+    from mpiframe import jupyter
+
+    jupyter.load_ipython_extension(shell)

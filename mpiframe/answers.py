@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from mpiframe import codec
+from mpiframe.bars import running_ipython
 from mpiframe.errors import (
     CommandCancelled,
     CommandError,
@@ -145,6 +146,9 @@ def with_source_lines(text: str) -> str:
         match = _FRAME.match(line)
         if match is None:
             continue
+        cell = _cell(match[2])
+        if cell:
+            result[-1] = line.replace(f'File "{match[2]}"', cell, 1)
         following = lines[index + 1] if index + 1 < len(lines) else ""
         if following.startswith(match[1] + "  "):
             continue  # it has its line
@@ -152,6 +156,14 @@ def with_source_lines(text: str) -> str:
         if source:
             result.append(f"{match[1]}  {source}")
     return "\n".join(result) + "\n"
+
+
+def _cell(file: str) -> str | None:
+    """What IPython calls the cell whose code has this file name, if it is one's: Cell In[3]."""
+    shell = running_ipython()
+    name = getattr(getattr(shell, "compile", None), "format_code_name", None)
+    words = name(file) if name is not None else None
+    return None if not words else " ".join(words)
 
 
 def response(request: Request, host: str | None) -> Response:
@@ -247,6 +259,18 @@ class CommandFuture(concurrent.futures.Future[Any]):
             self._asked = True
             return self.__dict__.setdefault(name, threading.Condition() if name == "_condition" else [])
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        request = self.request
+        what = "" if request is None else f" of request {request.id} ({shorten(request.command, 40)})"
+        if self._state is _FINISHED:
+            error = self._exception
+            ended = f"returned {type(self._result).__name__}" if error is None else type(error).__name__
+            return f"<{type(self).__name__}{what}: {ended}>"
+        state = "cancelled" if self.done() else "queued"
+        if self.running() and request is not None:
+            state = f"sent to server {request.server}"
+        return f"<{type(self).__name__}{what}: {state}>"
 
     def done(self) -> bool:
         """Whether the command has ended or was cancelled."""

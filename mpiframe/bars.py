@@ -13,12 +13,17 @@ import os
 import shutil
 import sys
 import threading
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
 TERMINAL = "MPIFRAME_TERMINAL"
 """The variable in which `mpiframe run` names the terminal it was started on: ranks get pipes."""
+TERMINAL_STREAMS = "MPIFRAME_TERMINAL_STREAMS"
+"""And this says which of rank 0's streams end there."""
 _LINE_SECONDS = 10.0  # between two lines in a log
+_ROOM = 0.05  # seconds that bars stay away for text that comes through a pipe
 _MOST_SERVERS = 64  # that get a row of their own in a notebook
 
 
@@ -223,7 +228,7 @@ def find_display(show: bool | None) -> Display | None:
         return NotebookDisplay()
     terminal = _terminal()
     if terminal is not None:
-        return TerminalDisplay(_screen_on(terminal))
+        return TerminalDisplay(_screen_on(*terminal))
     return LogDisplay() if show and sys.stderr is not None else None
 
 
@@ -291,17 +296,20 @@ _UP_AND_CLEAR = "\x1b[1A\x1b[2K"
 class Screen:
     """The bars at the bottom of a terminal.
 
-    out: the terminal. direct: what the process prints goes there, too, and at once. Otherwise it goes
-    through pipes and comes a moment later: the bars are put back when they are drawn the next time.
+    out: the terminal. through: None where what the process prints goes there, too, and at once. Otherwise it
+    goes through pipes, of which those of the streams named here end on the terminal: what they print while
+    there are bars is written to it directly. Of others nobody knows; the bars make room for a moment when
+    they print.
     """
 
-    def __init__(self, out: IO[str], direct: bool) -> None:
+    def __init__(self, out: IO[str], through: Sequence[str] | None = None) -> None:
         self._out = out
-        self._direct = direct
+        self._through = through
         self._lock = threading.RLock()  # reentrant: a destructor may print in the middle of a drawing
         self._bars: dict[TerminalDisplay, list[str]] = {}  # the lines of each
         self._lines: list[str] = []  # that are on the terminal now
         self._in_line = False  # somebody has printed a line without its end
+        self._away_until = 0.0  # monotonic seconds
         self._paint = _painter()
         self._aside: list[tuple[str, Any, _Aside]] = []
 
@@ -322,17 +330,18 @@ class Screen:
             if not self._bars:
                 self._remove()
 
-    def print(self, file: Any, text: str) -> int:
-        """Print above the bars."""
+    def print(self, file: Any, text: str, direct: bool) -> int:
+        """Print above the bars; `direct`: the file is this terminal."""
         with self._lock:
             erased = self._erased()
-            self._in_line = not text.endswith("\n") if text else self._in_line
-            if self._direct:
-                file.write(erased + text + self._drawn())
-                file.flush()
-            else:
+            if not direct:
                 self._write(erased)
+                self._away_until = time.monotonic() + _ROOM
                 file.write(text)
+                return len(text)
+            self._in_line = not text.endswith("\n") if text else self._in_line
+            file.write(erased + text + self._drawn())
+            file.flush()
             return len(text)
 
     # -- inside, with the lock -----------------------------------------------------------------------
@@ -344,7 +353,7 @@ class Screen:
 
     def _drawn(self) -> str:
         """The bars; the cursor stays at their end."""
-        if self._in_line or not self._bars:
+        if self._in_line or not self._bars or time.monotonic() < self._away_until:
             return ""
         self._lines = [line for lines in self._bars.values() for line in lines]
         return "\n".join(self._lines)
@@ -365,10 +374,16 @@ class Screen:
             return
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
-            if stream is not None and (not self._direct or _is_terminal(stream)):
-                aside = _Aside(self, stream)
-                self._aside.append((name, stream, aside))
-                setattr(sys, name, aside)
+            if stream is None or (self._through is None and not _is_terminal(stream)):
+                continue
+            target, direct = stream, self._through is None
+            if self._through is not None and name in self._through and stream is getattr(sys, f"__{name}__"):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+                target, direct = self._out, True
+            aside = _Aside(self, stream, target, direct)
+            self._aside.append((name, stream, aside))
+            setattr(sys, name, aside)
 
     def _remove(self) -> None:
         for name, stream, aside in self._aside:
@@ -381,16 +396,18 @@ class Screen:
 class _Aside:
     """Stands in for a standard stream while there are bars."""
 
-    def __init__(self, screen: Screen, stream: Any) -> None:
+    def __init__(self, screen: Screen, stream: Any, target: Any, direct: bool) -> None:
         self._screen: Screen | None = screen
         self._stream = stream
+        self._target = target
+        self._direct = direct
 
     def write(self, text: str) -> int:
         """Print above the bars."""
         screen = self._screen
         if screen is None or not isinstance(text, str):
             return int(self._stream.write(text))
-        return screen.print(self._stream, text)
+        return screen.print(self._target, text, self._direct)
 
     def writelines(self, lines: Any) -> None:
         """As of any stream."""
@@ -409,26 +426,25 @@ _screen: Screen | None = None
 _screen_lock = threading.Lock()
 
 
-def _screen_on(terminal: tuple[IO[str], bool]) -> Screen:
+def _screen_on(out: IO[str], through: Sequence[str] | None) -> Screen:
     """The one of this process; two would draw over each other."""
     global _screen
-    out, direct = terminal
     with _screen_lock:
         if _screen is None or (_screen._out is not out and not _screen._bars):
-            _screen = Screen(out, direct)
+            _screen = Screen(out, through)
         return _screen
 
 
 _opened: dict[str, IO[str]] = {}
 
 
-def _terminal() -> tuple[IO[str], bool] | None:
-    """(the terminal, whether what is printed goes straight there), if there is one."""
+def _terminal() -> tuple[IO[str], Sequence[str] | None] | None:
+    """What a Screen is made of, if there is a terminal."""
     stream: Any = sys.stderr
     if isinstance(stream, _Aside):
         stream = stream._stream
     if _is_terminal(stream):
-        return stream, True
+        return stream, None
     name = os.environ.get(TERMINAL)
     if not name:
         return None
@@ -440,7 +456,7 @@ def _terminal() -> tuple[IO[str], bool] | None:
             )
         except OSError:
             return None
-    return _opened[name], False
+    return _opened[name], os.environ.get(TERMINAL_STREAMS, "").split()
 
 
 def _open_quietly(path: str, flags: int) -> int:

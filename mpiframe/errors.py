@@ -4,10 +4,47 @@ from __future__ import annotations
 
 import concurrent.futures
 import sys
+import traceback
+from types import TracebackType
+from typing import Any
 
 
 class MpiframeError(Exception):
     """Base of every error that mpiframe raises on purpose."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and notebooks print: the user's own lines, then what happened, once.
+
+        The frames of this package tell the user nothing, and a remote exception that is the cause is in the
+        text already, with its traceback.
+        """
+        from IPython import get_ipython
+
+        shell: Any = get_ipython()  # type: ignore[no-untyped-call,unused-ignore]
+        trace, cause = _own_frames(self.__traceback__), self.__cause__
+        try:
+            if cause is not None:
+                self.__cause__ = None  # its context stays suppressed
+            if shell is None:
+                return traceback.format_exception(type(self), self, trace)
+            return list(shell.InteractiveTB.structured_traceback(type(self), self, trace, tb_offset=0))
+        finally:
+            if cause is not None:
+                self.__cause__ = cause
+
+
+def _own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback of the frames that are the user's: neither the package's nor IPython's."""
+    kept = []
+    while trace is not None:
+        package = trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in ("mpiframe", "IPython", "ipykernel"):
+            kept.append(trace)
+        trace = trace.tb_next
+    result: TracebackType | None = None
+    for entry in reversed(kept):
+        result = TracebackType(result, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return result
 
 
 class CommandError(MpiframeError):

@@ -274,6 +274,11 @@ def beside_prompt(stream: Any) -> Iterator[None]:
             _prompt = before
 
 
+def standard_stream(_request: int, stream: int) -> Any:
+    """This process's own, as it is now."""
+    return sys.stdout if stream == STDOUT else sys.stderr
+
+
 class Printer:
     """The client's side: prints whole lines, marked with server and request, or writes them to files.
 
@@ -287,6 +292,8 @@ class Printer:
         self.mode = mode
         self._lock = threading.Lock()
         self.partial: dict[tuple[int, int, int], list[str]] = {}  # lines without their end, by place
+        self.find_stream = standard_stream
+        """(request, stream) -> where its lines go; called with a lock held."""
         self._folder = folder or os.curdir
         self._open: dict[int, IO[str]] = {}
 
@@ -331,7 +338,7 @@ class Printer:
             return
         lines = "".join([f"[server {what}] {line}\n" for line in text.split("\n")])
         with _writing:
-            out = _prompt or (sys.stdout if stream == STDOUT else sys.stderr)
+            out = _prompt or self.find_stream(request, stream)
             if out is not None:
                 self._write(out, lines)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +16,98 @@ if TYPE_CHECKING:
     from mpiframe.verbs import Verbs
 
 
-class ServerTable(list[ServerInfo]):
-    """The rows of `Client.servers`; prints as a table."""
+_HEAD = ("rank", "host", "pid", "state", "queued", "running", "cpu", "rss")
+_LEFT_OUT = ("pid", "rss", "cpu", "host")
+"""Columns that a narrow terminal does without, the least missed first."""
+_COLOURS = {
+    "idle": "#2a7",
+    "busy": "#06c",
+    "starting": "#a60",
+    "unresponsive": "#c60",
+    "lost": "#b00",
+    "closed": "#888",
+}
 
-    _HEAD = ("rank", "host", "pid", "state", "queued", "running", "cpu", "rss")
+
+_STYLES = {
+    "idle": "green",
+    "busy": "blue",
+    "starting": "yellow",
+    "unresponsive": "magenta",
+    "lost": "red",
+    "closed": "dim",
+}
+
+
+class ServerTable(list[ServerInfo]):
+    """The rows of `Client.servers`; prints as a table, as wide as the terminal is."""
+
+    def text(self, width: int) -> str:
+        """The table in lines of at most `width` characters, if that leaves room for the states."""
+        columns = self._columns()
+        for name in _LEFT_OUT:
+            if _width(columns) <= width:
+                break
+            if name == "host":  # its beginning tells more than nothing
+                room = width - _width({k: v for k, v in columns.items() if k != "host"}) - 2
+                if room >= 4:
+                    columns["host"] = [_cut(cell, room) for cell in columns["host"]]
+                    break
+            del columns[name]
+        widths = [max(map(len, cells)) for cells in columns.values()]
+        rows = zip(*columns.values(), strict=True)
+        return "\n".join(
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
 
     def __str__(self) -> str:
-        rows = [self._HEAD]
+        return self.text(shutil.get_terminal_size(fallback=(1000, 24)).columns)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook."""
+        columns = self._columns()
+        head = "".join(f"<th>{name}</th>" for name in _HEAD)
+        body = ""
+        for row in zip(*(cells[1:] for cells in columns.values()), strict=True):
+            cells = dict(zip(_HEAD, map(html.escape, row), strict=True))
+            colour = _COLOURS.get(row[3], "inherit")
+            cells["state"] = f'<span style="color:{colour}">&#9679;</span> {cells["state"]}'
+            body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells.values()) + "</tr>"
+        return f'<table class="mpiframe-servers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+    def __rich__(self) -> Any:
+        """The table for rich's console."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in _HEAD:
+            right = name not in ("host", "state")
+            table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        for row in zip(*(cells[1:] for cells in self._columns().values()), strict=True):
+            style = {"state": _STYLES.get(row[3], "")}
+            table.add_row(*(Text(c, style.get(name, "")) for name, c in zip(_HEAD, row, strict=True)))
+        return table
+
+    def _columns(self) -> dict[str, list[str]]:
+        """By name, the cells of each column, its name the first of them."""
+        rows = [_HEAD]
         for s in self:
             cpu = "-" if s.cpu is None else f"{s.cpu:.1f} s"
             rss = "-" if s.rss is None else f"{s.rss / 2**20:.0f} MiB"
             running = "-" if s.running is None else str(s.running)
             rows.append((str(s.rank), s.host, str(s.pid), s.state, str(s.queued), running, cpu, rss))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(self._HEAD))]
-        return "\n".join(
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        return {cells[0]: list(cells) for cells in zip(*rows, strict=True)}
 
-    __repr__ = __str__
+
+def _width(columns: dict[str, list[str]]) -> int:
+    return sum(max(map(len, cells)) for cells in columns.values()) + 2 * (len(columns) - 1)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "~"
 
 
 class View:

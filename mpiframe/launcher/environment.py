@@ -20,6 +20,8 @@ CALLER_ENV = "MPIFRAME_CALLER_ENV"
 """Holds, as JSON, the MPI settings of the caller of `mpiframe run`, apart from the launcher's."""
 
 TERMINAL = "MPIFRAME_TERMINAL"
+TERMINAL_STREAMS = "MPIFRAME_TERMINAL_STREAMS"
+"""Which of rank 0's streams end on this terminal ("stdout stderr"), though they are pipes to the launcher."""
 RUN_DIR = "MPIFRAME_RUN_DIR"
 """The private directory of one run, in which rank 0 writes `host pid` to the file `client`."""
 NEWS = "news"
@@ -56,6 +58,7 @@ _MPI_NAMES = frozenset({
     CALLER_ENV,
     RUN_DIR,
     TERMINAL,
+    TERMINAL_STREAMS,
     JOIN,
     RESILIENT,
     PLACE,

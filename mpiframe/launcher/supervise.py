@@ -39,6 +39,7 @@ from mpiframe.launcher.environment import (
     RUN_DIR,
     SEGMENTS,
     TERMINAL,
+    TERMINAL_STREAMS,
     record_caller,
     scrub_environment,
 )
@@ -95,6 +96,7 @@ class World:
         env |= {CALLER_ENV: record_caller(env), RUN_DIR: str(directory), **plan.env_added}
         if sys.stderr is not None and sys.stderr.isatty():
             env[TERMINAL] = os.ttyname(sys.stderr.fileno())  # ranks get pipes; progress bars want this
+            env[TERMINAL_STREAMS] = "" if output is not None else _streams_on(env[TERMINAL])
         if foreground is not None:
             env[TERMINAL] = foreground.name
         self._plan, self._env, self._output = plan, env, output
@@ -315,6 +317,16 @@ def forget_segments(listed: Path) -> None:
                 jobs = f"{job[:-4]}????" if len(job) > 4 else job
                 for left in glob.glob(f"{glob.escape(name)}.{jobs}.*"):
                     os.unlink(left)
+
+
+def _streams_on(terminal: str) -> str:
+    """The standard streams of this process that lead to a terminal."""
+    found = []
+    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or no terminal
+            if os.ttyname(stream.fileno()) == terminal:
+                found.append(name)
+    return " ".join(found)
 
 
 def _standard_input() -> int | None:

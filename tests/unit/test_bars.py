@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -127,7 +129,7 @@ def take_over(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def test_a_bar_is_the_last_line_and_is_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = take_over(monkeypatch)
-    bar = TerminalDisplay(Screen(terminal, direct=True))
+    bar = TerminalDisplay(Screen(terminal))
     print("before")
     bar.draw(picture(done=0, servers={1: 0, 2: 0}))
     bar.draw(picture(done=200))
@@ -148,7 +150,7 @@ def test_a_bar_is_the_last_line_and_is_drawn_over(monkeypatch: pytest.MonkeyPatc
 
 def test_two_bars_stand_one_below_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = take_over(monkeypatch)
-    screen = Screen(terminal, direct=True)
+    screen = Screen(terminal)
     one, two = TerminalDisplay(screen), TerminalDisplay(screen)
     one.draw(picture(label="one", servers={}))
     two.draw(picture(label="two", servers={}))
@@ -164,7 +166,7 @@ def test_two_bars_stand_one_below_the_other(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_line_without_its_end_is_not_written_into(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = take_over(monkeypatch)
-    bar = TerminalDisplay(Screen(terminal, direct=True))
+    bar = TerminalDisplay(Screen(terminal))
     bar.draw(picture(servers={}))
     print("a ", end="")
     bar.draw(picture(servers={}, done=130))
@@ -178,7 +180,7 @@ def test_a_line_without_its_end_is_not_written_into(monkeypatch: pytest.MonkeyPa
 
 def test_what_many_threads_print_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = take_over(monkeypatch)
-    bar = TerminalDisplay(Screen(terminal, direct=True))
+    bar = TerminalDisplay(Screen(terminal))
     bar.draw(picture())
     printer = Printer("redirect")
 
@@ -202,7 +204,7 @@ def test_what_many_threads_print_is_whole(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_stream_that_was_kept_goes_on_when_the_bar_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = take_over(monkeypatch)
-    bar = TerminalDisplay(Screen(terminal, direct=True))
+    bar = TerminalDisplay(Screen(terminal))
     bar.draw(picture())
     kept = sys.stdout
     assert kept is not terminal
@@ -215,28 +217,62 @@ def test_a_stream_that_was_kept_goes_on_when_the_bar_is_over(monkeypatch: pytest
         kept.write(b"bytes")  # type: ignore[arg-type]
 
 
-def test_through_pipes_the_bar_stays_away_until_it_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def piped(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, Terminal]:
+    """Standard streams that are pipes, and a terminal that is not one of them."""
     pipe, terminal = io.StringIO(), Terminal()
-    monkeypatch.setattr(sys, "stdout", pipe)
-    monkeypatch.setattr(sys, "stderr", pipe)
+    for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
+        monkeypatch.setattr(sys, name, pipe)
     monkeypatch.setattr(bars, "_painter", lambda: paint)
-    bar = TerminalDisplay(Screen(terminal, direct=False))
+    return pipe, terminal
+
+
+def test_through_pipes_the_bar_makes_room_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, terminal = piped(monkeypatch)
+    bar = TerminalDisplay(Screen(terminal, through=[]))
     bar.draw(picture())
     assert len(terminal.lines()) == 2
     print("text")
+    bar.draw(picture())  # too early
     assert terminal.lines() == []
     assert pipe.getvalue() == "text\n"
+    time.sleep(0.06)
     bar.draw(picture())
     assert len(terminal.lines()) == 2
+    print("more")
     bar.draw(picture(over=True))
+    assert len(terminal.lines()) == 2
     assert sys.stdout is pipe
+
+
+def test_pipes_that_end_on_the_terminal_are_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, terminal = piped(monkeypatch)
+    bar = TerminalDisplay(Screen(terminal, through=["stdout", "stderr"]))
+    bar.draw(picture())
+    print("text")
+    print("more", file=sys.stderr)
+    assert [line.split()[0] for line in terminal.lines()] == ["text", "more", "simulate", "1:"]
+    assert pipe.getvalue() == ""
+    bar.draw(picture(over=True))
+    print("after")
+    assert pipe.getvalue() == "after\n"
+
+
+def test_what_the_user_has_redirected_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, terminal = piped(monkeypatch)
+    bar, mine = TerminalDisplay(Screen(terminal, through=["stdout", "stderr"])), io.StringIO()
+    with contextlib.redirect_stdout(mine):
+        bar.draw(picture())
+        print("text")
+        bar.draw(picture(over=True))
+    assert mine.getvalue() == "text\n"
+    assert "text" not in terminal.lines()
 
 
 def test_output_that_goes_to_a_file_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = take_over(monkeypatch)
     file = io.StringIO()
     monkeypatch.setattr(sys, "stdout", file)
-    bar = TerminalDisplay(Screen(terminal, direct=True))
+    bar = TerminalDisplay(Screen(terminal))
     bar.draw(picture())
     assert sys.stdout is file
     assert sys.stderr is not terminal
@@ -253,7 +289,7 @@ def test_a_terminal_that_is_gone_stops_nothing(monkeypatch: pytest.MonkeyPatch) 
 
     gone = Gone()
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    bar = TerminalDisplay(Screen(gone, direct=True))
+    bar = TerminalDisplay(Screen(gone))
     bar.draw(picture())
     bar.draw(picture(over=True))
 
@@ -300,12 +336,14 @@ def test_the_terminal_that_the_launcher_names_is_opened(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setattr(bars, "_screen", None)
     monkeypatch.setenv(bars.TERMINAL, os.ttyname(theirs))
+    monkeypatch.setenv(bars.TERMINAL_STREAMS, "stdout")
     try:
         found = bars.find_display(None)
         assert isinstance(found, TerminalDisplay)
         found.draw(picture(label="here"))
         found.draw(picture(label="here", over=True))
         assert b"here" in os.read(ours, 1000)
+        assert found._screen._through == ["stdout"]
         monkeypatch.setenv(bars.TERMINAL, "/nowhere/tty")
         assert bars.find_display(None) is None
     finally:

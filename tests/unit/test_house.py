@@ -107,6 +107,7 @@ FLOORS = {
         "worlds.key",
         "worlds.attach",
         "watching",
+        "jupyter",
         "top",
         "magics",
         "shell",

@@ -57,6 +57,7 @@ def terminal(monkeypatch) -> Iterator[Terminal]:
     monkeypatch.setattr(bars, "_screen", None)
     monkeypatch.setattr(bars, "_painter", lambda: bars.paint)
     monkeypatch.setenv(bars.TERMINAL, found.name)
+    monkeypatch.delenv(bars.TERMINAL_STREAMS, raising=False)
     return found
 
 
