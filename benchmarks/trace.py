@@ -104,10 +104,9 @@ def measure(client: mpiframe.Client, name: str, options: argparse.Namespace, pat
     low, middle, high = statistics.quantiles(costs, n=4)
     rate = statistics.median(count / plain[0] for plain, _ in pairs)
     cpu = [statistics.median(pair[use][1] / count * 1e6 for pair in pairs) for use in (0, 1)]
-    print(
-        f"| {name} | {rate:,.0f} | {middle:+.1f} % | {low:+.1f} to {high:+.1f} % | {cpu[0]:.1f} | {cpu[1]:.1f} |",
-        flush=True,
-    )
+    quartiles = f"{low:+.1f} to {high:+.1f} %"
+    row = name, f"{rate:,.0f}", f"{middle:+.1f} %", quartiles, f"{cpu[0]:.1f}", f"{cpu[1]:.1f}"
+    print(f"| {' | '.join(row)} |", flush=True)
 
 
 def main() -> None:

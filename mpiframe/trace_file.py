@@ -94,7 +94,7 @@ class _Server:
     def __init__(self, rank: int, host: str, same: bool) -> None:
         self.rank, self.host, self.same = rank, host, same
         self.clock = ServerClock(same)
-        self.held: list[tuple[Any, ...]] | None = None if same else []
+        self.held: list[tuple[bool, tuple[Any, ...]]] | None = None if same else []
         self.sent = -_UNKNOWN  # the last message: when it was sent, from when on the server could take it,
         self.free = self.taken = 0.0  # and when it did
         self.finished = -_UNKNOWN  # the last command
@@ -112,8 +112,8 @@ class Writer:
     """Makes events of records; `write` takes the text.
 
     BEGIN   start (epoch seconds), the world's facts (JSON-able; "servers": {rank: [host, pid, same clock]})
-    END     id, status, server or None, name, queued, sent, started, finished, ended, bytes out, bytes back
-            (the middle two by the server's clock; `ended`: when the client heard of the end)
+    END     id, status, server or None, name, queued, sent, started, finished, ended, bytes out, bytes back,
+            whether any server might run it
     LATE    the same of a command whose request had ended before: its server was busy all the same
     SAMPLE  time, commands that wait in the shared queue, {rank: commands that wait for it}, CPU seconds
             that the client has used
@@ -160,73 +160,33 @@ class Writer:
         for rank, (host, _, same) in sorted(facts.get("servers", {}).items()):
             self._server(rank, host, same)
 
-    def _end(
-        self,
-        id: int,
-        status: str,
-        rank: int | None,
-        name: str,
-        queued: float,
-        sent: float | None,
-        started: float | None,
-        finished: float | None,
-        ended: float,
-        out: int,
-        back: int,
-        late: bool = False,
-    ) -> None:
+    def _end(self, *record: Any, late: bool = False) -> None:
+        id, status, rank, name, queued, sent, started, finished, ended, *_ = record
         if rank is None or sent is None or started is None or finished is None:
             self._never_run(id, status, rank, name, queued, sent, ended)
             return
         server = self._server(rank)
         server.clock.learn(sent, started, finished, ended)
-        record = (late, id, status, name, queued, sent, started, finished, ended, out, back)
         if server.held is None:
-            self._ran(server, *record)
+            self._ran(server, late, record)
             return
-        server.held.append(record)
-        if len(server.held) >= _HELD or ended - server.held[0][8] > _HELD_SECONDS:
+        server.held.append((late, record))
+        if len(server.held) >= _HELD or ended - server.held[0][1][8] > _HELD_SECONDS:
             self._let_go(server)
 
-    def _late(
-        self,
-        id: int,
-        status: str,
-        rank: int,
-        name: str,
-        queued: float,
-        sent: float,
-        started: float,
-        finished: float,
-        ended: float,
-        out: int,
-        back: int,
-    ) -> None:
-        self._end(id, status, rank, name, queued, sent, started, finished, ended, out, back, late=True)
+    def _late(self, *record: Any) -> None:
+        self._end(*record, late=True)
 
     def _let_go(self, server: _Server) -> None:
         held, server.held = server.held, None
         if held:
             self._label(server)
-        for record in held or ():
-            self._ran(server, *record)
+        for late, record in held or ():
+            self._ran(server, late, record)
 
-    def _ran(
-        self,
-        server: _Server,
-        late: bool,
-        id: int,
-        status: str,
-        name: str,
-        queued: float,
-        sent: float,
-        started: float,
-        finished: float,
-        ended: float,
-        out: int,
-        back: int,
-    ) -> None:
+    def _ran(self, server: _Server, late: bool, record: tuple[Any, ...]) -> None:
         """The phases of a command that was run; of one that is late the others were told before."""
+        id, status, _, name, queued, sent, started, finished, ended, out, back, anywhere = record
         offset = server.clock.offset
         sent = max(sent, queued)
         started = max(started - offset, sent)
@@ -255,7 +215,8 @@ class Writer:
         run = (
             f'{{"ph":"X","cat":"run","name":{text},"pid":{server.rank},"tid":{tid},"ts":{a},'
             f'"dur":{_digits(end - start)},"args":{{"id":{id},"status":"{status}","queued":{q},"sent":{s},'
-            f'"free":{f},"taken":{t},"ended":{e},"out":{out},"back":{back}}}}}'
+            f'"free":{f},"taken":{t},"ended":{e},"out":{out},"back":{back},'
+            f'"any":{int(anywhere)}}}}}'
         )
         if late:
             self._put(run)
