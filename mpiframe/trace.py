@@ -90,10 +90,10 @@ class Tracer:
     def _came_late(self, rank: int, answer: Any) -> None:
         known = self._late.pop(answer[0], None)
         if known is not None:
-            status, name, queued, sent, out = known
+            status, name, queued, sent, out, free = known
             now, back = self._arrived.pop(answer[0], _NEVER)
             times = (queued, sent, answer[3], answer[4], now)
-            self._records.append((LATE, answer[0], status, rank, name, *times, out, back))
+            self._records.append((LATE, answer[0], status, rank, name, *times, out, back, free))
 
     def ended(self, request: Request) -> None:
         """A request has ended."""
@@ -118,9 +118,17 @@ class Tracer:
             now or clock(),
             out,
             back,
+            request.target is None,
         ))  # fmt: skip
         if status in _ENDS_LATE and request.server is not None and len(self._late) < _LATE:
-            self._late[id] = status.value, name, request.queued_at, request.sent_at, out
+            self._late[id] = (
+                status.value,
+                name,
+                request.queued_at,
+                request.sent_at,
+                out,
+                request.target is None,
+            )
         if now - self._looked > self._pause:
             self._look(now)
         if len(records) >= _BATCH:

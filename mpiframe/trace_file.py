@@ -18,6 +18,7 @@ This module is run as a program by its path, so it imports nothing of the packag
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import json
 import marshal
@@ -93,20 +94,26 @@ class _Server:
     def __init__(self, rank: int, host: str, same: bool) -> None:
         self.rank, self.host, self.same = rank, host, same
         self.clock = ServerClock(same)
-        self.held: list[tuple[Any, ...]] | None = None if same else []
+        self.held: list[tuple[bool, tuple[Any, ...]]] | None = None if same else []
         self.sent = -_UNKNOWN  # the last message: when it was sent, from when on the server could take it,
         self.free = self.taken = 0.0  # and when it did
         self.finished = -_UNKNOWN  # the last command
         self.rows: list[int] = []  # when each is free, in the file's time
         self.waiting = -1  # the last count that was written
+        self.place = f'"pid":{rank},"tid":{rank * ROWS},"ts":'
+
+
+def _digits(tenths: int) -> str:
+    """Microseconds, for JSON."""
+    return f"{tenths // 10}.{tenths % 10}"
 
 
 class Writer:
     """Makes events of records; `write` takes the text.
 
     BEGIN   start (epoch seconds), the world's facts (JSON-able; "servers": {rank: [host, pid, same clock]})
-    END     id, status, server or None, name, queued, sent, started, finished, ended, bytes out, bytes back
-            (the middle two by the server's clock; `ended`: when the client heard of the end)
+    END     id, status, server or None, name, queued, sent, started, finished, ended, bytes out, bytes back,
+            whether any server might run it
     LATE    the same of a command whose request had ended before: its server was busy all the same
     SAMPLE  time, commands that wait in the shared queue, {rank: commands that wait for it}, CPU seconds
             that the client has used
@@ -153,73 +160,33 @@ class Writer:
         for rank, (host, _, same) in sorted(facts.get("servers", {}).items()):
             self._server(rank, host, same)
 
-    def _end(
-        self,
-        id: int,
-        status: str,
-        rank: int | None,
-        name: str,
-        queued: float,
-        sent: float | None,
-        started: float | None,
-        finished: float | None,
-        ended: float,
-        out: int,
-        back: int,
-        late: bool = False,
-    ) -> None:
+    def _end(self, *record: Any, late: bool = False) -> None:
+        id, status, rank, name, queued, sent, started, finished, ended, *_ = record
         if rank is None or sent is None or started is None or finished is None:
             self._never_run(id, status, rank, name, queued, sent, ended)
             return
         server = self._server(rank)
         server.clock.learn(sent, started, finished, ended)
-        record = (late, id, status, name, queued, sent, started, finished, ended, out, back)
         if server.held is None:
-            self._ran(server, *record)
+            self._ran(server, late, record)
             return
-        server.held.append(record)
-        if len(server.held) >= _HELD or ended - server.held[0][8] > _HELD_SECONDS:
+        server.held.append((late, record))
+        if len(server.held) >= _HELD or ended - server.held[0][1][8] > _HELD_SECONDS:
             self._let_go(server)
 
-    def _late(
-        self,
-        id: int,
-        status: str,
-        rank: int,
-        name: str,
-        queued: float,
-        sent: float,
-        started: float,
-        finished: float,
-        ended: float,
-        out: int,
-        back: int,
-    ) -> None:
-        self._end(id, status, rank, name, queued, sent, started, finished, ended, out, back, late=True)
+    def _late(self, *record: Any) -> None:
+        self._end(*record, late=True)
 
     def _let_go(self, server: _Server) -> None:
         held, server.held = server.held, None
         if held:
             self._label(server)
-        for record in held or ():
-            self._ran(server, *record)
+        for late, record in held or ():
+            self._ran(server, late, record)
 
-    def _ran(
-        self,
-        server: _Server,
-        late: bool,
-        id: int,
-        status: str,
-        name: str,
-        queued: float,
-        sent: float,
-        started: float,
-        finished: float,
-        ended: float,
-        out: int,
-        back: int,
-    ) -> None:
+    def _ran(self, server: _Server, late: bool, record: tuple[Any, ...]) -> None:
         """The phases of a command that was run; of one that is late the others were told before."""
+        id, status, _, name, queued, sent, started, finished, ended, out, back, anywhere = record
         offset = server.clock.offset
         sent = max(sent, queued)
         started = max(started - offset, sent)
@@ -237,41 +204,42 @@ class Writer:
         start = max(start, server.rows[row])
         end = max(end, start)
         server.rows[row] = end
-        pid, tid, text = server.rank, server.rank * ROWS + row, self._text(name)
-        q, s, f, t, e = self._time(queued), self._time(sent), self._time(free), self._time(taken), 0
-        t = min(t, start)
-        f = min(f, t)
-        e = max(self._time(ended), end)
-        head = f'"id":"{id}","pid":{pid},"tid":{pid * ROWS},"ts":'
+        tid = server.rank * ROWS + row
+        taken_ = min(self._time(taken), start)
+        free_ = min(self._time(free), taken_)
+        # Of an event the texts of its times are most of the work, so each is made once.
+        q, s, f = _digits(self._time(queued)), _digits(self._time(sent)), _digits(free_)
+        t, a, z = _digits(taken_), _digits(start), _digits(end)
+        e = _digits(max(self._time(ended), end))
+        text = self._texts.get(name) or self._text(name)
+        run = (
+            f'{{"ph":"X","cat":"run","name":{text},"pid":{server.rank},"tid":{tid},"ts":{a},'
+            f'"dur":{_digits(end - start)},"args":{{"id":{id},"status":"{status}","queued":{q},"sent":{s},'
+            f'"free":{f},"taken":{t},"ended":{e},"out":{out},"back":{back},'
+            f'"any":{int(anywhere)}}}}}'
+        )
+        if late:
+            self._put(run)
+            return
+        place = f'"id":"{id}",{server.place}'
+        queue = f'"cat":"queue","name":"queue",{place}'
         what = f',"args":{{"command":{text}'
-        lines = [
-            f'{{"ph":"X","cat":"run","name":{text},"pid":{pid},"tid":{tid},"ts":{start / 10},'
-            f'"dur":{(end - start) / 10},"args":{{"id":{id},"status":"{status}","queued":{q / 10},'
-            f'"sent":{s / 10},"free":{f / 10},"taken":{t / 10},"ended":{e / 10},"out":{out},'
-            f'"back":{back}}}}}',
-            f'{{"ph":"b","cat":"queue","name":"queue",{head}{q / 10}{what}}}}}',
-            f'{{"ph":"e","cat":"queue","name":"queue",{head}{f / 10}}}',
-            f'{{"ph":"b","cat":"send","name":"send",{head}{f / 10}{what},"bytes":{out}}}}}',
-            f'{{"ph":"e","cat":"send","name":"send",{head}{t / 10}}}',
-        ]
-        if t < start:
-            lines += (
-                f'{{"ph":"b","cat":"queue","name":"queue",{head}{t / 10}{what}}}}}',
-                f'{{"ph":"e","cat":"queue","name":"queue",{head}{start / 10}}}',
-            )
-        lines += (
-            f'{{"ph":"b","cat":"answer","name":"answer",{head}{end / 10}{what},"bytes":{back}}}}}',
-            f'{{"ph":"e","cat":"answer","name":"answer",{head}{e / 10}}}',
+        turn = f',\n{{"ph":"b",{queue}{t}{what}}}}},\n{{"ph":"e",{queue}{a}}}' if taken_ < start else ""
+        self._put(
+            f'{run},\n{{"ph":"b",{queue}{q}{what}}}}},\n{{"ph":"e",{queue}{f}}},\n'
+            f'{{"ph":"b","cat":"send","name":"send",{place}{f}{what},"bytes":{out}}}}},\n'
+            f'{{"ph":"e","cat":"send","name":"send",{place}{t}}}{turn},\n'
+            f'{{"ph":"b","cat":"answer","name":"answer",{place}{z}{what},"bytes":{back}}}}},\n'
+            f'{{"ph":"e","cat":"answer","name":"answer",{place}{e}}}'
         )
         if finished - started >= _ARROW:
             arrow = f'"cat":"push","name":"push","id":"{id}"'
-            client = f'"pid":{CLIENT_PID},"tid":{CLIENT_PID},"ts":{q / 10}'
-            lines += (
+            client = f'"pid":{CLIENT_PID},"tid":{CLIENT_PID},"ts":{q}'
+            self._put(
                 f'{{"ph":"X","cat":"push","name":{text},{client},"dur":0.1,"args":{{"id":{id}}}}}',
                 f'{{"ph":"s",{arrow},{client}}}',
-                f'{{"ph":"f","bp":"e",{arrow},"pid":{pid},"tid":{tid},"ts":{start / 10}}}',
+                f'{{"ph":"f","bp":"e",{arrow},"pid":{server.rank},"tid":{tid},"ts":{a}}}',
             )
-        self._put(*lines[: 1 if late else None])
 
     def _row(self, server: _Server, start: int, end: int) -> int:
         """Commands follow each other in the first row; what overlaps, in the background, gets another."""
@@ -350,7 +318,8 @@ class Writer:
 
     def _time(self, seconds: float) -> int:
         """Tenths of microseconds since the start: the clocks do not tell less."""
-        return max(round((seconds - self._start) * 1e7), 0)
+        since = seconds - self._start
+        return int(since * 1e7 + 0.5) if since > 0.0 else 0
 
     def _text(self, name: str) -> str:
         text = self._texts.get(name)
@@ -434,6 +403,7 @@ def main() -> int:
         os.nice(10)  # the commands come first
     source, file = sys.stdin.buffer, sys.stdout.buffer
     target: Any = _Pressed(file) if sys.argv[1:2] == ["gzip"] else file
+    gc.disable()  # nothing here goes round in circles
     writer = Writer(lambda text: target.write(text.encode()))
     path = sys.argv[2] if len(sys.argv) > 2 else "?"
     try:

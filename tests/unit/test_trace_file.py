@@ -38,6 +38,7 @@ def end(
     name: str = "f",
     out: int = 0,
     back: int = 0,
+    free: bool = False,
     kind: int = END,
 ) -> tuple[Any, ...]:
     """A record; the times are seconds after the start, what is left out is a little before or after."""
@@ -45,7 +46,7 @@ def end(
     queued = sent - 1e-5 if queued is None else queued
     ended = finished + 1e-4 if ended is None else ended
     times = [START + t for t in (queued, sent, started, finished, ended)]
-    return (kind, id, status, rank, name, *times, out, back)
+    return (kind, id, status, rank, name, *times, out, back, free)
 
 
 def write(*records: tuple[Any, ...], whole: bool = True) -> list[Event]:
@@ -97,7 +98,9 @@ def phases(events: list[Event], id: int) -> list[tuple[str, float, float]]:
 
 
 def test_the_phases_of_a_command_for_an_idle_server() -> None:
-    events = write(end(1, 3.0, 3.5, queued=1.0, sent=2.0, ended=4.0, out=7, back=9, name='say "ü"'))
+    events = write(
+        end(1, 3.0, 3.5, queued=1.0, sent=2.0, ended=4.0, out=7, back=9, name='say "ü"', free=True)
+    )
     assert phases(events, 1) == [("queue", 1e6, 2e6), ("send", 2e6, 3e6), ("answer", 3.5e6, 4e6)]
     run = runs(events)[1]
     assert (run["ts"], run["dur"], run["pid"], run["name"]) == (3e6, 5e5, 1, 'say "ü"')
@@ -111,6 +114,7 @@ def test_the_phases_of_a_command_for_an_idle_server() -> None:
         "ended": 4e6,
         "out": 7,
         "back": 9,
+        "any": 1,
     }
     sizes = {e["cat"]: e["args"]["bytes"] for e in events if e["ph"] == "b" and "bytes" in e["args"]}
     assert sizes == {"send": 7, "answer": 9}
@@ -140,8 +144,8 @@ def test_what_goes_on_in_the_background_gets_a_row_of_its_own() -> None:
 
 def test_a_request_that_never_ran_has_waited_and_an_end() -> None:
     events = write(
-        (END, 1, "cancelled", None, "f", START + 1, None, None, None, START + 2, 0, 0),
-        (END, 2, "lost", 1, "g", START + 1, START + 1.5, None, None, START + 3, 0, 0),
+        (END, 1, "cancelled", None, "f", START + 1, None, None, None, START + 2, 0, 0, True),
+        (END, 2, "lost", 1, "g", START + 1, START + 1.5, None, None, START + 3, 0, 0, False),
     )
     ends = {e["args"]["id"]: e for e in events if e["ph"] == "i"}
     assert (ends[1]["name"], ends[1]["pid"], ends[1]["ts"]) == ("cancelled", CLIENT_PID, 2e6)
@@ -153,7 +157,7 @@ def test_a_request_that_never_ran_has_waited_and_an_end() -> None:
 
 def test_a_late_answer_shows_that_its_server_was_busy() -> None:
     events = write(
-        (END, 1, "timeout", 1, "f", START + 1, START + 1, None, None, START + 2, 0, 0),
+        (END, 1, "timeout", 1, "f", START + 1, START + 1, None, None, START + 2, 0, 0, True),
         end(1, 1.1, 2.5, queued=1.0, sent=1.0, status="timeout", kind=LATE),
     )
     assert round(runs(events)[1]["dur"]) == 1.4e6
