@@ -187,6 +187,7 @@ def test_pieces_of_a_line_are_one_line(visit: Callable[..., Visit]) -> None:
         """Prints one line in three pieces, among the others."""
 
         def __call__(self, since: int) -> dict[str, Any]:
+            self._seq += 1
             now = super().__call__(since)
             now["output"] = []
             if 3 <= self.asked <= 5:
