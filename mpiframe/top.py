@@ -121,7 +121,11 @@ def _keys() -> Iterator[Callable[[float], str]]:
     def ended(number: int, _frame: object) -> None:
         sys.exit(128 + number)  # by way of what puts the terminal right
 
-    wanted = {signal.SIGWINCH: resized, signal.SIGTERM: ended, signal.SIGHUP: ended}
+    wanted: dict[int, Callable[[int, Any], Any]] = {
+        signal.SIGWINCH: resized,
+        signal.SIGTERM: ended,
+        signal.SIGHUP: ended,
+    }
     handlers = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         tty.setcbreak(stdin)

@@ -147,7 +147,7 @@ class Watch:
         facts = self._facts
         return {
             "name": self.name,
-            "mpi": facts.mpi,
+            "mpi": facts.mpi.partition(",")[0],
             "ranks": facts.ranks,
             "hosts": facts.hosts,
             "started": self._started,

@@ -37,12 +37,13 @@ class Feed:
 
     async def run(self) -> None:
         """Poll until the world is gone."""
+        await self.poll()
         while self.gone is None:
-            await self.poll()
             self._hurry.clear()
             pause = LOOK_SECONDS if self.viewers else IDLE_SECONDS
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), pause)
+            await self.poll()
 
     async def nobody(self) -> None:
         """Until nobody looks."""

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hmac
 import json
+import logging
 import secrets
 import threading
 from collections.abc import Callable
@@ -19,11 +20,14 @@ from importlib import resources
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mpiframe.dashboard import metrics
 from mpiframe.dashboard.feed import Feed
 from mpiframe.errors import WorldError
 from mpiframe.watching import Source
+
+log = logging.getLogger("mpiframe.dashboard")
 
 HOST = "127.0.0.1"
 _NAMES = ("127.0.0.1", "localhost", "[::1]")  # an SSH tunnel keeps the name and changes the port
@@ -81,7 +85,7 @@ class Dashboard:
             ]
         )
         app.on_response_prepare.append(_with_headers)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        runner = web.AppRunner(app, access_log=None, logger=log, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
             site = web.TCPSite(runner, HOST, self._port)
@@ -195,6 +199,15 @@ class Dashboard:
             await answer.write(_event("gone", {"message": self._feed.gone}))
             await answer.write_eof()
         return answer
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Not what is said of a request that cannot be read: it cites the request, maybe with the token."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
+log.addFilter(_is_ours)
 
 
 def _event(kind: str, content: dict[str, Any], seq: int | None = None) -> bytes:

@@ -307,7 +307,7 @@ source.addEventListener("snapshot", (event) => {
 source.addEventListener("gone", (event) => {
   state.gone = true;
   source.close();
-  timeline.frozen = timeline.right;
+  timeline.freeze(true);
   banner(`This world has gone: ${JSON.parse(event.data).message} What you see is how it was at the end.`);
   link();
 });
@@ -325,7 +325,7 @@ $("window").addEventListener("change", (event) => {
   timeline.seconds = Number(event.target.value);
 });
 $("freeze").addEventListener("click", (event) => {
-  timeline.frozen = timeline.frozen === null ? timeline.right : null;
+  timeline.freeze(timeline.frozen === null);
   event.target.setAttribute("aria-pressed", String(timeline.frozen !== null));
 });
 $("filter").addEventListener("change", (event) => {

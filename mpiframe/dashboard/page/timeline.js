@@ -12,7 +12,8 @@ export class Timeline {
     this.canvas = canvas;
     this.tell = tell; // called with a span or null, and whether it is to stay
     this.seconds = 60;
-    this.frozen = null; // the moment at the right edge while it stands still
+    this.frozen = null; // the moment at the right edge, the servers and the last span, while it stands still
+    this.seq = 0;
     this.spans = new Map(); // rank -> spans, in the order in which they ended
     this.servers = [];
     this.skew = 0; // what the world's clock is ahead of this one, in seconds
@@ -37,6 +38,7 @@ export class Timeline {
   take(snapshot) {
     this.skew = snapshot.now - Date.now() / 1000;
     this.servers = snapshot.servers;
+    this.seq = snapshot.seq;
     for (const span of snapshot.spans) {
       if (span.server === null || span.started === null) continue;
       if (!this.spans.has(span.server)) this.spans.set(span.server, []);
@@ -52,7 +54,15 @@ export class Timeline {
   }
 
   get right() {
-    return this.frozen ?? Date.now() / 1000 + this.skew;
+    return this.frozen?.right ?? Date.now() / 1000 + this.skew;
+  }
+
+  freeze(on) {
+    this.frozen = on ? { right: this.right, servers: this.servers, seq: this.seq } : null;
+  }
+
+  get lanes() {
+    return this.frozen?.servers ?? this.servers;
   }
 
   // What is drawn in a lane: what has ended, and what runs.
@@ -61,7 +71,8 @@ export class Timeline {
     const lane = this.spans.get(server.rank) ?? [];
     let first = lane.length;
     while (first > 0 && lane[first - 1].finished >= left) first -= 1;
-    for (let i = first; i < lane.length; i += 1) yield lane[i];
+    const last = this.frozen?.seq ?? Infinity;
+    for (let i = first; i < lane.length && lane[i].seq <= last; i += 1) yield lane[i];
     if (server.running !== null && server.since !== null) {
       yield {
         id: server.running, server: server.rank, command: server.command, status: "running",
@@ -73,7 +84,7 @@ export class Timeline {
   draw() {
     const box = this.canvas.parentElement;
     const width = box.clientWidth;
-    const lanes = Math.max(this.servers.length, 1);
+    const lanes = Math.max(this.lanes.length, 1);
     const row = Math.max(10, Math.min(26, Math.floor(230 / lanes)));
     const height = lanes * row + AXIS;
     const scale = window.devicePixelRatio || 1;
@@ -97,7 +108,7 @@ export class Timeline {
 
     pen.font = `11px ${style.fontFamily}`;
     pen.textBaseline = "middle";
-    this.servers.forEach((server, index) => {
+    this.lanes.forEach((server, index) => {
       const top = index * row;
       if (index % 2 === 0) {
         pen.fillStyle = colour("stripe");
@@ -123,7 +134,7 @@ export class Timeline {
       if (at > LABEL + 24 && at < width - 26) pen.fillText(words, at, lanes * row + AXIS / 2 + 1);
     }
 
-    this.servers.forEach((server, index) => {
+    this.lanes.forEach((server, index) => {
       const top = index * row + Math.max(1, row * 0.14);
       const tall = row - 2 * Math.max(1, row * 0.14);
       for (const span of this.seen(server)) {
@@ -152,7 +163,7 @@ export class Timeline {
         }
       }
     });
-    if (!this.servers.length) {
+    if (!this.lanes.length) {
       pen.textAlign = "left";
       pen.fillStyle = colour("quiet");
       pen.fillText("no servers yet", LABEL, row / 2);
@@ -162,7 +173,7 @@ export class Timeline {
   at(event) {
     const box = this.canvas.getBoundingClientRect();
     const { row, left, room } = this.shown;
-    const server = this.servers[Math.floor((event.clientY - box.top) / row)];
+    const server = this.lanes[Math.floor((event.clientY - box.top) / row)];
     const px = event.clientX - box.left;
     if (!server || px < LABEL) return null;
     const time = left + ((px - LABEL) / room) * this.seconds;

@@ -1,0 +1,279 @@
+"""`mpiframe top` on pseudo-terminals of 80 and 40 columns, and as one table, on a double of a world."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pyte
+import pytest
+
+from mpiframe.top import View, once, plain
+
+from .fake_world import FakeWorld
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 30
+
+# The real command line; only where its snapshots come from is the double.
+PROGRAM = """
+import contextlib, sys
+from tests.interactive.fake_world import FakeWorld
+import mpiframe.top
+
+@contextlib.contextmanager
+def open_source(name):
+    world = FakeWorld(servers={servers}, history=60, name=name or "survey")
+    if {ends}:
+        limit = iter(range({ends}))
+        def source(since):
+            if next(limit, None) is None:
+                world.end("It ended with status 0.")
+            return world(since)
+        yield source, world.name
+    else:
+        yield world, world.name
+
+mpiframe.top.open_source = open_source
+from mpiframe.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class Terminal:
+    """A program on a pseudo-terminal, and what stands on its screen."""
+
+    def __init__(self, width: int, height: int, *argv: str, servers: int = 4, ends: int = 0) -> None:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "LANG": "C.UTF-8"}
+        for name in ("COLUMNS", "LINES", "NO_COLOR"):
+            env.pop(name, None)
+        program = PROGRAM.replace("{servers}", str(servers)).replace("{ends}", str(ends))
+        self.child = pexpect.spawn(
+            sys.executable,
+            ["-c", program, "top", *argv],
+            env=env,
+            cwd=str(ROOT),
+            dimensions=(height, width),
+            timeout=SECONDS,
+        )
+        self.raw = b""
+        self.screen = pyte.Screen(width, height)
+        self._stream = pyte.ByteStream(self.screen)
+
+    def read(self) -> bool:
+        """Take what has come, for a moment; whether the program goes on."""
+        try:
+            data = self.child.read_nonblocking(65536, timeout=0.1)
+        except pexpect.TIMEOUT:
+            return True
+        except pexpect.EOF:
+            return False
+        self.raw += data
+        self._stream.feed(data)
+        return True
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, "\n".join(self.lines)
+            assert self.read() or condition(), "it ended:\n" + "\n".join(self.lines)
+
+    def end(self) -> int:
+        """Its exit status, once it has ended."""
+        deadline = time.monotonic() + SECONDS
+        while self.read():
+            assert time.monotonic() < deadline
+        self.child.wait()
+        return -self.child.signalstatus if self.child.signalstatus else int(self.child.exitstatus or 0)
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self.screen.display]
+
+    @property
+    def rows(self) -> list[str]:
+        """The lines of servers."""
+        return [line for line in self.lines if re.match(r" *\d+ .*\b(busy|idle)\b", line)]
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    terminals: list[Terminal] = []
+
+    def make(*args: Any, **kwargs: Any) -> Terminal:
+        terminals.append(Terminal(*args, **kwargs))
+        return terminals[-1]
+
+    yield make
+    for one in terminals:
+        one.child.close(force=True)
+
+
+def is_restored(terminal: Terminal) -> bool:
+    """Whether the other screen was left, and the cursor is there again."""
+    return terminal.raw.rindex(b"\x1b[?1049l") > terminal.raw.rindex(b"\x1b[?1049h") and terminal.raw.rindex(
+        b"\x1b[?25h"
+    ) > terminal.raw.rindex(b"\x1b[?25l")
+
+
+def test_it_shows_the_world_live_and_q_leaves(terminal: Callable[..., Terminal]) -> None:
+    top = terminal(80, 24, "--every", "0.2")
+    top.until(lambda: len(top.rows) == 4)
+    assert top.lines[0].startswith("mpiframe survey - up 1:0")
+    assert "Open MPI 5.0.8 - 5 ranks on 1 host" in top.lines[0]
+    assert re.match(r"\d/4 busy, [\d.]+ cmd/s, \d+ queued, \d+ done, \d+ failed", top.lines[1])
+    assert top.lines[3].split() == [
+        "rank",
+        "state",
+        "queue",
+        "CPU%",
+        "memory",
+        "cmd/s",
+        "failed",
+        "for",
+        "command",
+    ]
+    assert "337 MiB" in top.rows[0]
+    assert [row.split()[0] for row in top.rows] == ["1", "2", "3", "4"]
+    before = list(top.lines)
+    top.until(lambda: top.lines != before and len(top.rows) == 4)
+    assert any(line.startswith("ann-1: attached, 3 queued") for line in top.lines)
+    top.child.send("q")
+    assert top.end() == 0
+    assert is_restored(top)
+
+
+def test_ctrl_c_leaves_as_quietly(terminal: Callable[..., Terminal]) -> None:
+    top = terminal(80, 24)
+    top.until(lambda: top.rows)
+    top.child.sendintr()
+    assert top.end() == 0
+    assert is_restored(top)
+    assert b"Traceback" not in top.raw
+
+
+def test_a_signal_leaves_the_terminal_as_it_was(terminal: Callable[..., Terminal]) -> None:
+    top = terminal(80, 24)
+    top.until(lambda: top.rows)
+    top.child.kill(signal.SIGTERM)
+    assert top.end() == 128 + signal.SIGTERM
+    assert is_restored(top)
+
+
+def test_forty_columns_have_what_matters(terminal: Callable[..., Terminal]) -> None:
+    top = terminal(40, 16, "--every", "0.2")
+    top.until(lambda: len(top.rows) == 4)
+    assert top.lines[0].startswith("mpiframe survey - up")
+    assert "busy" in top.lines[1]
+    assert top.lines[4].split() == ["rank", "state", "queue", "CPU%", "command"]
+    assert all("#" in row for row in top.rows if "busy" in row)
+    assert len(top.screen.display[0]) == 40
+    top.child.send("q")
+    assert top.end() == 0
+
+
+def test_it_follows_the_size_of_the_terminal(terminal: Callable[..., Terminal]) -> None:
+    top = terminal(80, 24, "--every", "60")  # so that only the change of size can have it drawn anew
+    top.until(lambda: any("memory" in line for line in top.lines))
+    top.screen.resize(16, 40)
+    top.screen.reset()
+    top.child.setwinsize(16, 40)
+    top.until(lambda: top.rows and "CPU%" in top.lines[4])
+    assert not any("memory" in line for line in top.lines)
+    top.screen.resize(24, 120)
+    top.screen.reset()
+    top.child.setwinsize(24, 120)
+    top.until(lambda: any("host" in line for line in top.lines[3:5]))
+    top.child.send("q")
+    assert top.end() == 0
+
+
+def test_more_servers_than_lines_are_counted(terminal: Callable[..., Terminal]) -> None:
+    top = terminal(80, 20, servers=100)
+    top.until(lambda: any("more" in line for line in top.lines))
+    shown = len(top.rows)
+    (rest,) = [line for line in top.lines if "more" in line]
+    assert rest == f"... and {100 - shown} more"
+    assert 5 < shown < 20
+    assert top.lines[0].startswith("mpiframe survey")
+    top.child.send("q")
+    assert top.end() == 0
+
+
+def test_the_end_of_the_world_is_told_and_its_last_state_stays(terminal: Callable[..., Terminal]) -> None:
+    top = terminal(80, 24, "--every", "0.1", ends=4)
+    assert top.end() == 0
+    assert is_restored(top)
+    assert any("the world has gone: It ended with status 0." in line for line in top.lines)
+    assert len(top.rows) == 4
+
+
+def test_where_there_is_no_terminal_it_says_what_to_do(
+    terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    import subprocess
+
+    program = PROGRAM.replace("{servers}", "2").replace("{ends}", "0")
+    run = subprocess.run(
+        [sys.executable, "-c", program, "top"], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert "mpiframe top: this is no terminal; `mpiframe top --once` prints one table" in run.stderr
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_once_prints_one_plain_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    world = FakeWorld(history=60)
+    assert once(world) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert max(len(line) for line in out.splitlines()) <= width
+    assert len(re.findall(r"^ +\d .*(?:busy|idle)", out, re.M)) == 4
+    assert world.asked == 2  # rates take two looks
+
+
+def test_text_gives_the_terminal_no_orders(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Evil(FakeWorld):
+        """Its texts hold escape sequences and markup."""
+
+        def __call__(self, since: int) -> dict[str, Any]:
+            now = super().__call__(since)
+            for server in now["servers"]:
+                server["running"], server["command"] = 1, "\x1b]0;HACKED\x07\x1b[2J[red]x[/red]\u202e\r"
+            now["sessions"][0]["name"] = "\x1b[31mann"
+            now["world"]["name"] = "a\x9b31mb"
+            return now
+
+    monkeypatch.setenv("COLUMNS", "120")
+    once(Evil(history=5))
+    out = capsys.readouterr().out
+    assert not set(out) & set("\x1b\x07\r\x9b\u202e")
+    assert "[red]x[/red]" in out
+    assert plain("a\tb\x00c é 日") == "a?b?c é 日"
+
+
+def test_rates_are_of_the_time_between_two_looks() -> None:
+    view = View()
+    first = FakeWorld()(0)
+    second = {**first, "now": first["now"] + 4.0, "servers": [dict(s) for s in first["servers"]]}
+    second["servers"][0]["done"] = first["servers"][0]["done"] + 10
+    second["servers"][1]["pid"] += 1  # another has come in its place
+    view.take(first)
+    assert view.rate("done", first["servers"][0]) is None
+    view.take(second)
+    assert view.rate("done", second["servers"][0]) == 2.5
+    assert view.rate("done", second["servers"][1]) is None
+    assert view.rate("rss", {**second["servers"][2], "rss": None}) is None
