@@ -42,7 +42,7 @@ from mpiframe.launcher.environment import (
     scrub_environment,
 )
 from mpiframe.launcher.planning import LaunchPlan
-from mpiframe.launcher.processes import descendants, end_with_parent, reap, send
+from mpiframe.launcher.processes import descendants, end_with_parent, reap, send, was_given
 
 GRACE_SECONDS = 2.2
 """How long a job may take to end by itself after Ctrl-C; with force it is gone within 3 s then."""
@@ -69,7 +69,7 @@ class World:
     def __init__(
         self, plan: LaunchPlan, directory: Path, inbox: socket.socket, output: IO[bytes] | None
     ) -> None:
-        self._inbox = inbox
+        self._inbox, self._directory = inbox, directory
         self._client_file = directory / "client"
         self._segments_file = directory / SEGMENTS_FILE
         self._status_file = directory / "status"  # written by the client when it has ended its world
@@ -197,7 +197,9 @@ class World:
         if host != socket.gethostname() or not pid.isdigit():
             return None
         alive = self._alive()
-        return int(pid) if int(pid) in alive or not alive else None
+        # Under Slurm mpiexec has the ranks of its own host started by a daemon, too: they are not below us.
+        ours = int(pid) in alive or not alive or was_given(int(pid), RUN_DIR, str(self._directory))
+        return int(pid) if ours else None
 
     def _end_by_force(self) -> None:
         self._forced = True
