@@ -13,25 +13,26 @@
 #PBS -l select=2:ncpus=8:mpiprocs=8
 #PBS -l walltime=01:00:00
 
-# yours: a minute less than the walltime. Then the script gets KeyboardInterrupt, as by Ctrl-C. It has the
+# yours: the walltime less a minute, in seconds. Then the script gets KeyboardInterrupt, as by Ctrl-C. It has the
 # --grace seconds below to save what it has (what has a journal is saved); the exit status is 130, or 0 if it
 # still ended well. PBS itself would end all ranks at once.
-warn_after=$((60 * 60 - 60))
+warn_after=3540
 
-cd "$PBS_O_WORKDIR" || exit 1
+cd "${PBS_O_WORKDIR:?"this is no job of PBS: qsub $0"}" || exit 1
 
 # yours: the environment with mpiframe in it, which all nodes have to see
 #module load openmpi
 . "$HOME/venv/bin/activate" || exit 1
 
-# One line a rank. The other nodes are reached by ssh, which must not ask for a password.
+# PBS writes a line a rank. The other nodes are reached by ssh, which must not ask for a password.
 ranks=$(wc -l <"$PBS_NODEFILE")
 
-# yours: one of these. "exec", so that signals reach it, and its exit status is the job's.
+# yours: one of these.
 # 1. A script.
-exec timeout --foreground --preserve-status --signal=INT "$warn_after" \
-    mpiframe run -n "$ranks" --hostfile "$PBS_NODEFILE" --grace 45 script.py --its-own-option
+run=(mpiframe run -n "$ranks" --hostfile "$PBS_NODEFILE" --grace 45 script.py --its-own-option)
 # 2. A world without a script, for interactive work until the time is over or `mpiframe stop survey`. To work
 #    with it: ssh -t NODE mpiframe attach survey (NODE: the first of `qstat -f NUMBER | grep exec_host`)
-#exec timeout --foreground --preserve-status --signal=INT "$warn_after" \
-#    mpiframe start --foreground --name survey -n "$ranks" --hostfile "$PBS_NODEFILE"
+#run=(mpiframe start --foreground --name survey -n "$ranks" --hostfile "$PBS_NODEFILE")
+
+# "exec", so that signals reach it, and its exit status is the job's.
+exec timeout --foreground --preserve-status --signal=INT "$warn_after" "${run[@]}"

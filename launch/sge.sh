@@ -12,20 +12,21 @@
 #$ -cwd
 #$ -j y
 #$ -pe mpi 16
-# Where the soft limit of time is over, and with -notify before the job is deleted, the script gets
+# When the soft limit of time is over, and (by -notify) before the job is deleted, the script gets
 # KeyboardInterrupt, as by Ctrl-C. It then has the --grace seconds below to save what it has (what has a journal
 # is saved); the exit status is 130, or 0 if it still ended well.
 #$ -l h_rt=01:00:00
 #$ -l s_rt=00:59:00
 #$ -notify
 
+# One line a rank, which every MPI can read; Grid Engine's own list is "host slots queue processors".
+list=${PE_HOSTFILE:?"this is no job of Grid Engine in a parallel environment: qsub $0"}
+hosts=$TMPDIR/hosts
+awk '{for (slot = 0; slot < $2; slot++) print $1}' "$list" >"$hosts" || exit 1
+
 # yours: the environment with mpiframe in it, which all hosts have to see
 #module load openmpi
 . "$HOME/venv/bin/activate" || exit 1
-
-# One line a rank, which every MPI can read; Grid Engine's own list is "host slots queue processors".
-hosts=$TMPDIR/hosts
-awk '{for (slot = 0; slot < $2; slot++) print $1}' "$PE_HOSTFILE" >"$hosts" || exit 1
 
 # yours: one of these.
 # 1. A script.

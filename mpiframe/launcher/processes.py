@@ -78,6 +78,15 @@ def group_below(root: int) -> set[int]:
     return found
 
 
+def was_given(pid: int, name: str, value: str) -> bool:
+    """Whether a process of this user's was started with this variable in its environment."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as variables:
+            return os.fsencode(f"{name}={value}") in variables.read().split(b"\0")
+    except OSError:
+        return False
+
+
 def send(pids: Iterable[int], number: int) -> None:
     """Send a signal to each process that is still there."""
     for pid in pids:

@@ -45,7 +45,14 @@ from mpiframe.launcher.environment import (
 )
 from mpiframe.launcher.foreground import Foreground
 from mpiframe.launcher.planning import LaunchPlan
-from mpiframe.launcher.processes import descendants, end_with_parent, group_below, reap, send
+from mpiframe.launcher.processes import (
+    descendants,
+    end_with_parent,
+    group_below,
+    reap,
+    send,
+    was_given,
+)
 
 GRACE_SECONDS = 2.2
 """How long a job may take to end by itself after Ctrl-C; with force it is gone within 3 s then."""
@@ -77,7 +84,7 @@ class World:
         output: IO[bytes] | None,
         foreground: Foreground | None = None,
     ) -> None:
-        self._inbox = inbox
+        self._inbox, self._directory = inbox, directory
         self._foreground = foreground
         self._pressed_at = 0.0  # when Ctrl-C was passed on to a prompt
         self._client_file = directory / "client"
@@ -234,7 +241,9 @@ class World:
         if host != socket.gethostname() or not pid.isdigit():
             return None
         alive = self._alive()
-        return int(pid) if int(pid) in alive or not alive else None
+        # Under Slurm mpiexec has the ranks of its own host started by a daemon, too: they are not below us.
+        ours = int(pid) in alive or not alive or was_given(int(pid), RUN_DIR, str(self._directory))
+        return int(pid) if ours else None
 
     def _end_by_force(self) -> None:
         self._forced = True

@@ -35,6 +35,7 @@ if os.environ.get("MPIFRAME_PBS") == "1":
 BACKENDS = ["local", *NAMED]
 
 collect_ignore = [] if "slurm" in NAMED else ["test_slurm.py", "test_torque_wrappers.py"]
+collect_ignore += [] if {"slurm", "sge"} <= set(NAMED) else ["test_templates.py"]
 
 
 @contextlib.contextmanager

@@ -8,8 +8,6 @@ packages (they cannot be installed beside Grid Engine's) and names the folder in
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ import pytest
 from mpiframe.plugins.scheduler import Job, Queue, State
 from mpiframe.plugins.scheduler.backends import CommandBackend
 from mpiframe.plugins.scheduler.pbs import Torque
+from tests.plugins.scheduler.torque_wrappers import put_on_path
 
 SECONDS = 60.0
 
@@ -33,18 +32,7 @@ class ImitatedTorque(Torque):
 
 @pytest.fixture
 def queue(slurm: Any, room: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
-    unpacked = Path(os.environ["MPIFRAME_TEST_TORQUE"])
-    programs = room.parent / "bin"
-    programs.mkdir()
-    for path in (unpacked / "usr/bin").iterdir():
-        shutil.copy(path, programs)
-    for name in ("sbatch", "squeue", "scancel", "salloc", "srun"):  # which it looks for beside itself
-        found = shutil.which(name)
-        assert found is not None
-        (programs / name).symlink_to(found)
-    modules = [*unpacked.glob("usr/lib/*/perl5/*"), unpacked / "usr/share/perl5"]
-    monkeypatch.setenv("PERL5LIB", os.pathsep.join(map(str, modules)))
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    put_on_path(room.parent, monkeypatch)
     return Queue(
         "torque", backend=CommandBackend(ImitatedTorque()), poll_seconds=0.2, longest_poll_seconds=1.0
     )
