@@ -10,7 +10,7 @@ import pwd
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from mpiframe.plugins.difx import gateway_files, gateway_jobs, gateway_monitor, gateway_runs
+from mpiframe.plugins.difx import gateway_files, gateway_jobs, gateway_mark5, gateway_monitor, gateway_runs
 from mpiframe.plugins.difx.gateway_channels import (
     Channel,
     ChannelClosed,
@@ -310,11 +310,11 @@ class Session:
         elif isinstance(body, Stop):
             self.begin(gateway_jobs.stop(self, body))
         elif isinstance(body, GetDirectory):
-            self.reply(body.port, gateway_runs.module_directory, body)
+            self.reply(body.port, gateway_mark5.directory, body)
         elif isinstance(body, Mark5Control):
-            self.reply(body.port, gateway_runs.mark5_control, body)
+            self.reply(body.port, gateway_mark5.control, body)
         elif isinstance(body, Mark5Copy):
-            self.reply(body.port, gateway_runs.mark5_copy, body)
+            self.reply(body.port, gateway_mark5.copy, body)
         elif isinstance(body, Command):
             self._multicast(message)
         else:
