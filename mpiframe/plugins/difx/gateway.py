@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -93,7 +93,7 @@ class Gateway:
         self._own_jobs = jobs is None
         self.jobs = jobs if jobs is not None else Jobs(self.files, options.group, self.versions)
         self._sessions: dict[Session, asyncio.Task[None]] = {}
-        self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
+        self._transports: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         self._relays: dict[Group, _Relay] = {}
         self._senders: dict[Group, Sender] = {}
         self._server: asyncio.Server | None = None
@@ -162,15 +162,17 @@ class Gateway:
     # -- in its thread --
 
     async def _listen(self, host: str, port: int) -> int:
-        self._server = await asyncio.start_server(self._connected, host, port, ssl=self.options.tls)
+        self._server = await self._loop.create_server(
+            lambda: _Protocol(self._connected, self.know), host, port, ssl=self.options.tls
+        )
         return int(self._server.sockets[0].getsockname()[1])
 
     async def _adopt(self, connection: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=connection)
+        self.know(writer.transport)
         self._serve(Session(self, reader, writer, "a client of the plugin", ""))
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
         address = writer.get_extra_info("peername")
         if not address:  # gone already
             writer.transport.abort()
@@ -203,6 +205,10 @@ class Gateway:
         self._sessions[session] = task
         task.add_done_callback(lambda _: self._sessions.pop(session, None))
 
+    def know(self, transport: asyncio.WriteTransport) -> None:
+        """A connection that is closed with the gateway, whatever becomes of the task that made it."""
+        self._transports.add(transport)
+
     def forget(self, session: Session) -> None:
         """A client is gone."""
         _log.info("%s disconnected", session.peer)
@@ -229,22 +235,54 @@ class Gateway:
 
     async def _close(self) -> None:
         if self._server is not None:
+            # A server that is closed when asyncio makes a transport of what it has accepted leaves that open,
+            # for good. So no more is accepted first, and there are turns for what was.
+            for one in self._server.sockets:
+                self._loop.remove_reader(one)
+            await self._turns()
             self._server.close()
+        for transport in list(self._transports):
+            transport.abort()
         tasks = list(self._sessions.values())
-        for session, task in self._sessions.items():
-            session.abort()
+        for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for writer in list(self._writers):
-            writer.transport.abort()
-        for _ in range(2):  # in which the transports end
-            turn = self._loop.create_future()
-            self._loop.call_soon(turn.set_result, None)
-            await turn
+        # Handshakes, connections that were being made, clients that were not served yet.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        for transport in list(self._transports):
+            transport.abort()
+        await self._turns()  # in which the transports end
         for relay in self._relays.values():
             relay.close()
         for sender in self._senders.values():
             sender.close()
+
+    async def _turns(self) -> None:
+        """A few turns of the loop: what asyncio has put off is done, and what that puts off."""
+        for _ in range(4):
+            turn = self._loop.create_future()
+            self._loop.call_soon(turn.set_result, None)
+            await turn
+
+
+class _Protocol(asyncio.StreamReaderProtocol):
+    """Tells of a client's transport as soon as there is one: the client's task begins but a turn later."""
+
+    def __init__(
+        self,
+        connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]],
+        know: Callable[[asyncio.WriteTransport], object],
+    ) -> None:
+        super().__init__(asyncio.StreamReader(), connected)
+        self._know = know
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._know(transport)
+        super().connection_made(transport)
 
 
 class _Relay:

@@ -156,12 +156,15 @@ class ConnectedChannel:
         self._connection = connection
 
     @classmethod
-    async def connect(cls, host: str, port: int, patience_seconds: float) -> ConnectedChannel:
-        """Connect to a client that listens. Raises OSError."""
+    async def connect(
+        cls, host: str, port: int, patience_seconds: float, know: Callable[[asyncio.WriteTransport], object]
+    ) -> ConnectedChannel:
+        """Connect to a client that listens; `know` is told of the transport. Raises OSError."""
         opening = asyncio.open_connection(host, port, limit=LONGEST_PIECE)
         reader, writer = await asyncio.wait_for(
             kept(opening, lambda made: made[1].transport.abort()), _CONNECT_SECONDS
         )
+        know(writer.transport)
         return cls(reader, Outgoing(writer, patience_seconds))
 
     async def items(self, *items: bytes) -> None:

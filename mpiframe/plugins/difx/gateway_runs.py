@@ -1,4 +1,4 @@
-"""Programs of DiFX as the gateway's clients ask for them: vex2difx and calc, nodes, Mark 5 units.
+"""Programs of DiFX as the gateway's clients ask for them: vex2difx and calc, nodes.
 
 Only programs that the gateway's options name are run, never through a shell; what a client writes into a
 command becomes one argument each, of which none can be taken for an option.
@@ -7,9 +7,7 @@ command becomes one argument each, of which none can be taken for an option.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,13 +16,11 @@ from mpiframe.plugins.difx.gateway_channels import Channel, send_counted, send_f
 from mpiframe.plugins.difx.job_events import JobError, MachinesStep
 from mpiframe.plugins.difx.machines import define_machines as write_machines
 from mpiframe.plugins.difx.messages_bodies import (
-    GetDirectory,
     MachinesDefinition,
-    Mark5Control,
-    Mark5Copy,
     Vex2DifxRun,
 )
 from mpiframe.plugins.difx.mpirun import Mpirun
+from mpiframe.plugins.difx.passes import Pass
 from mpiframe.plugins.difx.programs import Program
 from mpiframe.plugins.difx.protocol import Id, framed_items, write_int
 from mpiframe.plugins.difx.versions import run_environment
@@ -33,7 +29,6 @@ if TYPE_CHECKING:
     from mpiframe.plugins.difx.gateway_session import Session
 
 _NODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,254}")
-_NAME = re.compile(r"[^/\0\n-][^/\0\n]{0,254}")
 _END_SECONDS = 2.0
 
 
@@ -60,13 +55,6 @@ def checked_node(name: str) -> str:
     """A host's name that is nothing else. Raises Refused."""
     if not _NODE.fullmatch(name):
         raise Refused(f"{name[:80]!r} is no name of a host")
-    return name
-
-
-def checked_name(name: str) -> str:
-    """A file's name without a folder, and no option. Raises Refused."""
-    if not _NAME.fullmatch(name):
-        raise Refused(f"{name[:80]!r} is no name of a file in that folder")
     return name
 
 
@@ -121,76 +109,56 @@ async def run_tool(
 
 async def vex2difx(session: Session, channel: Channel, body: Vex2DifxRun) -> None:
     """Make jobs of a .v2d file, then models of them; tell of each new file."""
-    folder, options = body.path, session.gateway.options
     try:
-        calc = one_of("calc program", body.calc_command, options.calc_programs)
-        setup = " ".join(setup_of(session, body.version))
-        if body.calc_only:
-            begun = await asyncio.to_thread(_renewed, session, folder, checked_name(body.file))
-        else:
-            argv = ["vex2difx", "-f", checked_name(body.file)]
-            before = await asyncio.to_thread(_stamps, session, folder)
-            session.warn(f"Executing: cd {folder}; {setup} {' '.join(argv)}")
-            failed = await _told_run(session, "vex2difx", argv, folder, body.version)
-            if failed:
-                session.say(Id.ERROR, "vex2difx RETURNED ERRORS")
-            after = await asyncio.to_thread(_stamps, session, folder)
-            new = sorted(path for path, stamp in after.items() if before.get(path) != stamp)
-            for path in new:
-                if path.endswith(".input"):
-                    await send_counted(channel, encoded(path))
-            begun = [path for path in new if path.endswith(".calc")]
+        calc = one_of("calc program", body.calc_command, session.gateway.options.calc_programs)
+        version = version_of(session, body.version)
+        made = await asyncio.to_thread(
+            Pass, body.path, body.file, session.gateway.files, session.gateway.versions,
+            version=version, calc_command=calc, calc_only=bool(body.calc_only),
+        )  # fmt: skip
+        if not body.calc_only:
+            argv = [*setup_of(session, body.version), "vex2difx", "-f", body.file]
+            session.warn(f"Executing: cd {body.path}; {' '.join(argv)}")
+        tell = _Lines(session, "vex2difx")
+        well = await _step(made, lambda: made.make_jobs(tell))
+        if not well or (tell.complained and session.gateway.options.judge_by_stderr):
+            session.say(Id.ERROR, "vex2difx RETURNED ERRORS")
+        for path in made.inputs:
+            await send_counted(channel, encoded(path))
         session.warn(f"running {calc} on all new .calc files")
-        for path in begun:
-            model = f"{path.removesuffix('.calc')}.im"
-            was = (await asyncio.to_thread(_stamps, session, folder)).get(model)
-            argv = [calc, "-f", os.path.basename(path)]
-            await _told_run(session, calc, argv, folder, body.version)
-            stamp = (await asyncio.to_thread(_stamps, session, folder)).get(model)
-            if stamp is not None and stamp != was and stamp[1]:
-                await send_counted(channel, encoded(model))
+        loop = asyncio.get_running_loop()
+
+        def found(path: str) -> None:
+            asyncio.run_coroutine_threadsafe(send_counted(channel, encoded(path)), loop).result()
+
+        tell_calc = _Lines(session, calc)
+        await _step(made, lambda: made.make_models(found, tell_calc))
         session.warn(f"{calc} complete")
-    except (OSError, MpiframeError) as error:
+    except (OSError, ValueError, MpiframeError) as error:
         session.say(Id.ERROR, f"vex2difx: {error}")
     await channel.items(write_int(0))
 
 
-async def _told_run(
-    session: Session, name: str, argv: Sequence[str], folder: str, version: str | None
-) -> bool:
-    """Run a program whose lines become diagnostics; whether it failed."""
-    complained = False
+class _Lines:
+    """What a program says becomes diagnostics; complained: whether any of it was on stderr."""
 
-    def error_line(line: str) -> None:
-        nonlocal complained
-        complained = True
-        session.say(Id.ERROR, f"{name}... {line}")
+    def __init__(self, session: Session, name: str) -> None:
+        self.complained = False
+        self._session, self._name, self._loop = session, name, asyncio.get_running_loop()
 
-    status = await run_tool(
-        session,
-        argv,
-        lambda line: session.say(Id.INFORMATION, f"{name}... {line}"),
-        error_line,
-        folder=folder,
-        version=version,
-    )
-    return status != 0 or (complained and session.gateway.options.judge_by_stderr)
+    def __call__(self, stream: str, line: str) -> None:
+        self.complained = self.complained or stream == "stderr"
+        kind = Id.ERROR if stream == "stderr" else Id.INFORMATION
+        self._loop.call_soon_threadsafe(self._session.say, kind, f"{self._name}... {line}")
 
 
-def _stamps(session: Session, folder: str) -> dict[str, tuple[float, int]]:
-    """When each file was written, and its size."""
-    found = session.gateway.files.ls(folder)
-    return {one.path: (one.modified, one.size_bytes) for one in found if one.kind == "file"}
-
-
-def _renewed(session: Session, folder: str, job: str) -> list[str]:
-    """The .calc files of jobs, whose .im files are removed."""
-    files = session.gateway.files
-    paths = [one.path for one in files.ls(f"{folder.rstrip('/')}/{job}.calc")]
-    for path in paths:
-        files.touch(path)
-        files.rm(f"{path.removesuffix('.calc')}.im", missing_ok=True)
-    return paths
+async def _step(made: Pass, part: Callable[[], bool]) -> bool:
+    """Run a part of a pass in a thread; ends it if we are cancelled."""
+    try:
+        return await asyncio.to_thread(part)
+    except asyncio.CancelledError:
+        asyncio.get_running_loop().run_in_executor(None, made.stop)
+        raise
 
 
 # -- machines and threads -------------------------------------------------------------------------
@@ -246,95 +214,3 @@ async def define_machines(session: Session, channel: Channel, body: MachinesDefi
         session.say(Id.ERROR, f"the machines were not defined: {error}")
         if not (isinstance(error, JobError) and MachinesStep.TERMINATED in told):
             await send_framed(channel, MachinesStep.TERMINATED)
-
-
-# -- Mark 5 ---------------------------------------------------------------------------------------
-
-
-async def mark5_control(session: Session, channel: Channel, body: Mark5Control) -> None:
-    """Send a command to a Mark 5 unit by mk5control."""
-    await send_framed(channel, 102)
-    status = await _lines_on(
-        session, channel, ["mk5control", checked_argument(body.command), checked_node(body.node)], (108, 110)
-    )
-    if status:
-        await send_framed(channel, 110, f"mk5control ended with status {status}".encode())
-    await send_framed(channel, 101)
-
-
-def checked_argument(text: str) -> str:
-    """An argument that is no option. Raises Refused."""
-    if text.startswith("-") or "\0" in text:
-        raise Refused(f"{text[:80]!r} would be taken for an option")
-    return text
-
-
-async def _lines_on(
-    session: Session,
-    channel: Channel,
-    argv: Sequence[str],
-    ids: tuple[int, int],
-    version: str | None = None,
-    plain: bool = False,
-) -> int:
-    """Run a program whose lines become packets on the channel; its status, -1 where it cannot be run."""
-
-    def tell(number: int) -> Callable[[str], object]:
-        return lambda line: channel.offer(*framed_items(number, encoded(line)))
-
-    try:
-        if plain:
-            return await run_program(argv, tell(ids[0]), tell(ids[1]))
-        return await run_tool(session, argv, tell(ids[0]), tell(ids[1]), version=version)
-    except (OSError, MpiframeError) as error:
-        await send_framed(channel, ids[1], encoded(f"{argv[0]} cannot be run: {error}"))
-        return -1
-
-
-def _on_unit(session: Session, body: GetDirectory | Mark5Copy, argv: Sequence[str]) -> list[str]:
-    """A program of DiFX on a Mark 5 unit."""
-    launcher = one_of("launcher", body.mpi_wrapper, session.gateway.options.launchers)
-    return [launcher, "-host", checked_node(body.mark5), *setup_of(session, body.version), *argv]
-
-
-async def module_directory(session: Session, channel: Channel, body: GetDirectory) -> None:
-    """The directory of a module, made anew if that is wanted."""
-    await send_framed(channel, 301)
-    folder = run_environment().get("MARK5_DIR_PATH")
-    if not folder:
-        await send_framed(channel, 306)
-        await send_framed(channel, 304)
-        return
-    vsn = checked_name(body.vsn)
-    if body.generate_new:
-        await send_framed(channel, 311)
-        argv = _on_unit(session, body, ["mk5dir", "-n", "-f", vsn])
-        status = await _lines_on(session, channel, argv, (312, 314), plain=True)
-        await send_framed(channel, 313 if status == 0 else 314)
-    path = os.path.join(folder, f"{vsn}.dir")
-    await send_framed(channel, 303, encoded(path))
-    try:
-        text, modified = await asyncio.to_thread(_content, path)
-    except OSError:
-        await send_framed(channel, 308)
-        await send_framed(channel, 304)
-        return
-    await send_framed(channel, 307, time.ctime(modified).encode())
-    await send_framed(channel, 309)
-    for line in text.splitlines():
-        await send_framed(channel, 310, encoded(line))
-    await send_framed(channel, 302)
-
-
-def _content(path: str) -> tuple[str, float]:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(), os.fstat(file.fileno()).st_mtime
-
-
-async def mark5_copy(session: Session, channel: Channel, body: Mark5Copy) -> None:
-    """Copy scans of a module to files."""
-    await send_framed(channel, 301)
-    await asyncio.to_thread(session.gateway.files.stat, body.destination)  # raises outside of the roots
-    argv = ["mk5cp", "-f", checked_name(body.vsn), checked_argument(body.scans), body.destination]
-    status = await _lines_on(session, channel, _on_unit(session, body, argv), (312, 314), plain=True)
-    await send_framed(channel, 302 if status == 0 else 304)

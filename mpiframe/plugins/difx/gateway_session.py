@@ -10,7 +10,7 @@ import pwd
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from mpiframe.plugins.difx import gateway_files, gateway_jobs, gateway_monitor, gateway_runs
+from mpiframe.plugins.difx import gateway_files, gateway_jobs, gateway_mark5, gateway_monitor, gateway_runs
 from mpiframe.plugins.difx.gateway_channels import (
     Channel,
     ChannelClosed,
@@ -131,10 +131,6 @@ class Session:
             _log.warning("%s: %s; the connection is closed", self.peer, error)
             self.say(Id.ERROR, f"the connection is closed: {error}")
 
-    def abort(self) -> None:
-        """Send nothing more, not even what is waiting."""
-        self._out.writer.transport.abort()
-
     async def _packets(self) -> AsyncIterator[Packet]:
         reader = Reader()
         while data := await self._in.read(_READ_BYTES):
@@ -175,7 +171,8 @@ class Session:
         """Where replies with this port go. Raises OSError where the client cannot be connected back to."""
         if not self._in_channels and self._host:
             # To where the client is, whatever address it gave: else one could have us connect anywhere.
-            return await ConnectedChannel.connect(self._host, port, self.gateway.options.patience_seconds)
+            patience = self.gateway.options.patience_seconds
+            return await ConnectedChannel.connect(self._host, port, patience, self.gateway.know)
         self._out.write(write_packet(Id.CHANNEL_CONNECTION, write_int(port)))
         return PacketChannel(port, inbox, self._out, self._forget_inbox)
 
@@ -313,11 +310,11 @@ class Session:
         elif isinstance(body, Stop):
             self.begin(gateway_jobs.stop(self, body))
         elif isinstance(body, GetDirectory):
-            self.reply(body.port, gateway_runs.module_directory, body)
+            self.reply(body.port, gateway_mark5.directory, body)
         elif isinstance(body, Mark5Control):
-            self.reply(body.port, gateway_runs.mark5_control, body)
+            self.reply(body.port, gateway_mark5.control, body)
         elif isinstance(body, Mark5Copy):
-            self.reply(body.port, gateway_runs.mark5_copy, body)
+            self.reply(body.port, gateway_mark5.copy, body)
         elif isinstance(body, Command):
             self._multicast(message)
         else:

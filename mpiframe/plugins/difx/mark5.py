@@ -47,34 +47,31 @@ class Module:
 class Mark5:
     """The Mark 5 units that mpirun reaches."""
 
-    def __init__(self, versions: Versions, mpirun: Mpirun, version: str | None = None) -> None:
+    def __init__(self, versions: Versions, mpirun: Mpirun | None, version: str | None = None) -> None:
+        """Without an mpirun there is `control` only, which mk5control does by itself."""
         self._versions, self._mpirun, self._version = versions, mpirun, version
 
     def control(self, unit: str, command: str) -> list[str]:
         """Send a command, such as "getvsn", to the daemon of a unit; what mk5control said."""
-        if not command or command.startswith("-") or not command.isprintable():
-            raise ValueError(f"{command!r} is no command for a Mark 5 unit")
-        words = self._versions.command(["mk5control", command, _checked(unit, _HOST)], self._version)
+        words = self.control_words(unit, command)
         self._need("mk5control", words)
         return self._run(words, "mk5control")
 
     def directory(self, unit: str, vsn: str, *, generate: bool = False) -> Module:
         """The directory of a module, which with `generate` is read anew from the module itself."""
-        vsn = _checked(vsn, _VSN)
         if generate:
-            self._on(unit, ["mk5dir", "-n", "-f", vsn], "mk5dir")
-        where = self._on(unit, ["printenv", DIRECTORIES], f"printenv {DIRECTORIES}", of_difx=True)
-        folder = next((line for line in where if line.startswith("/")), "")
-        if not folder:
+            self._run(self.generate_words(unit, vsn), "mk5dir", unit)
+        where = self._run(self.where_words(unit), f"printenv {DIRECTORIES}", unit)
+        path = directory_path(where, vsn)
+        if path is None:
             raise Mark5Error(f"{DIRECTORIES} is not set on {unit}: nobody knows where directories are there")
-        path = f"{folder.rstrip('/')}/{vsn}.dir"
-        return Module(vsn, path, tuple(self._on(unit, ["cat", "--", path], path, of_difx=False)))
+        return Module(vsn, path, tuple(self._run(self.plain_words(unit, ["cat", "--", path]), path, unit)))
 
     def files(self, unit: str, folder: str) -> list[str]:
         """The names in a folder of a unit, with sizes and times, as `ls -l` prints them."""
         if not os.path.isabs(folder) or not folder.isprintable():
             raise ValueError(f"{folder!r} is no absolute path")
-        return self._on(unit, ["ls", "-l", "--", folder], folder, of_difx=False)
+        return self._run(self.plain_words(unit, ["ls", "-l", "--", folder]), folder, unit)
 
     def copy(
         self,
@@ -87,10 +84,7 @@ class Mark5:
         seconds: float = _COPY_SECONDS,
     ) -> None:
         """Copy scans of a module to a folder on the unit, by mk5cp. scans: as mk5cp takes them, "1-3"."""
-        if not os.path.isabs(to) or not to.isprintable():
-            raise ValueError(f"{to!r} is no absolute path")
-        program = ["mk5cp", "-f", _checked(vsn, _VSN), _checked(scans, _SCANS), to]
-        words = self._mpirun.on(_checked(unit, _HOST), self._versions.command(program, self._version))
+        words = self.copy_words(unit, vsn, scans, to)
         said: list[str] = []
 
         def heard(stream: str, line: str) -> None:
@@ -104,11 +98,38 @@ class Mark5:
             raise Mark5Error(f"mk5cp on {unit} has not ended after {seconds:g} s, and was ended")
         self._judge(code, said, "mk5cp", unit)
 
-    # ------------------------------------------------------------------------------------------------
+    # -- the command lines of these; each raises ValueError for names that are none, and VersionError --
 
-    def _on(self, unit: str, program: Sequence[str], what: str, *, of_difx: bool = True) -> list[str]:
-        words = self._versions.command(program, self._version) if of_difx else list(program)
-        return self._run(self._mpirun.on(_checked(unit, _HOST), words), what, unit)
+    def control_words(self, unit: str, command: str) -> list[str]:
+        """Sends a command to the daemon of a unit."""
+        if not command or command.startswith("-") or not command.isprintable():
+            raise ValueError(f"{command!r} is no command for a Mark 5 unit")
+        return self._versions.command(["mk5control", command, _checked(unit, _HOST)], self._version)
+
+    def generate_words(self, unit: str, vsn: str) -> list[str]:
+        """Reads a module, and writes its directory."""
+        return self._difx_words(unit, ["mk5dir", "-n", "-f", _checked(vsn, _VSN)])
+
+    def where_words(self, unit: str) -> list[str]:
+        """Says where directories are; see `directory_path`."""
+        return self._difx_words(unit, ["printenv", DIRECTORIES])
+
+    def copy_words(self, unit: str, vsn: str, scans: str, to: str) -> list[str]:
+        """Copies scans of a module."""
+        if not os.path.isabs(to) or not to.isprintable():
+            raise ValueError(f"{to!r} is no absolute path")
+        return self._difx_words(unit, ["mk5cp", "-f", _checked(vsn, _VSN), _checked(scans, _SCANS), to])
+
+    def plain_words(self, unit: str, program: Sequence[str]) -> list[str]:
+        """Runs a program that is not of DiFX on a unit."""
+        if self._mpirun is None:
+            raise Mark5Error(f"{program[0]} is run on {unit} by an mpirun, and there is none")
+        return self._mpirun.on(_checked(unit, _HOST), program)
+
+    def _difx_words(self, unit: str, program: Sequence[str]) -> list[str]:
+        return self.plain_words(unit, self._versions.command(program, self._version))
+
+    # ------------------------------------------------------------------------------------------------
 
     def _run(self, words: Sequence[str], what: str, unit: str = "") -> list[str]:
         try:
@@ -140,6 +161,12 @@ class Mark5:
             raise Mark5Error(
                 f"there is no {program} here: it comes with DiFX where that was built for Mark 5 units"
             )
+
+
+def directory_path(said: Sequence[str], vsn: str) -> str | None:
+    """The path of a module's directory on a unit, of what `where_words` said there; None if it is not set."""
+    folder = next((line for line in said if line.startswith("/")), "")
+    return f"{folder.rstrip('/')}/{_checked(vsn, _VSN)}.dir" if folder else None
 
 
 def _checked(text: str, form: re.Pattern[str]) -> str:

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from mpiframe.plugins.difx.files import Files
 from mpiframe.plugins.difx.job_events import JobError
 from mpiframe.plugins.difx.mpirun import check_program
-from mpiframe.plugins.difx.programs import Program
+from mpiframe.plugins.difx.programs import OnLine, Program
 from mpiframe.plugins.difx.versions import Versions, run_environment
 
 CALC = "calcif2"
 CALC_PROGRAMS = (CALC, "difxcalc", "difxcalc_f")
 """Those that a client may choose from, the first by default."""
 END_SECONDS = 2.0
+
+OnFile = Callable[[str], object]
+"""Called with the path of a new file."""
 
 
 @dataclass(frozen=True)
@@ -75,50 +78,52 @@ class Pass:
         self._lock = threading.Lock()
         self._stopped = False
         self._program: Program | None = None
+        self._calcs: list[str] = []
+        self.inputs: list[str] = []
+        self._models: list[str] = []
+        self._failed: list[tuple[str, int]] = []
+        self._log: list[str] = []
 
-    def run(
-        self,
-        on_file: Callable[[str], object] = lambda _: None,
-        on_line: Callable[[str, str], object] = lambda *_: None,
-    ) -> PassReport:
+    def run(self, on_file: OnFile = lambda _: None, on_line: OnLine = lambda *_: None) -> PassReport:
         """Run it all; `on_file` with each new path, `on_line` with what is said, as it happens.
 
         A calc that fails does not keep the next job's from being run. Raises ProgramError where a program
         cannot be run, JobError if it was stopped.
         """
-        made: list[str] = []
-        failed: list[tuple[str, int]] = []
-        log: list[str] = []
-
-        def said(stream: str, line: str) -> None:
-            log.append(line)
-            on_line(stream, line)
-
-        def found(path: str) -> None:
-            made.append(path)
+        self.make_jobs(on_line)
+        for path in self.inputs:
             on_file(path)
+        self.make_models(on_file, on_line)
+        return PassReport((*self.inputs, *self._models), tuple(self._failed), tuple(self._log))
 
+    def make_jobs(self, on_line: OnLine) -> bool:
+        """The first half of `run`, vex2difx, which there is not with calc_only; whether it ended well.
+
+        The .input files that it made are `inputs` then.
+        """
         if self._calc_only:
-            calcs = self._matching()
-            if not calcs:
+            self._calcs = self._matching()
+            if not self._calcs:
                 raise JobError(f"there is no job {self._path(self._file)}, of which calc could be run")
-        else:
-            before = self._seen(".input"), self._seen(".calc")
-            code = self._call(["vex2difx", "-f", self._file], said)
-            for path in self._new(".input", before[0]):
-                found(path)
-            calcs = self._new(".calc", before[1])
-            if code:
-                failed.append(("vex2difx", code))
-        for calc in calcs:
+            return True
+        before = self._seen(".input"), self._seen(".calc")
+        well = self._call(["vex2difx", "-f", self._file], "vex2difx", on_line)
+        self.inputs = self._new(".input", before[0])
+        self._calcs = self._new(".calc", before[1])
+        return well
+
+    def make_models(self, on_file: OnFile, on_line: OnLine) -> bool:
+        """The second half, calc; whether all of it ended well."""
+        well = True
+        for calc in self._calcs:
             model = calc.removesuffix(".calc") + ".im"
             self._files.rm(model, missing_ok=True)  # calc leaves alone what is newer than its own file
-            code = self._call([*self._calc, "-f", os.path.basename(calc)], said)
-            if code:
-                failed.append((f"{self._calc[0]} {os.path.basename(calc)}", code))
+            name = os.path.basename(calc)
+            well = self._call([*self._calc, "-f", name], f"{self._calc[0]} {name}", on_line) and well
             if model in self._seen(".im") and self._files.size(model):
-                found(model)
-        return PassReport(tuple(made), tuple(failed), tuple(log))
+                self._models.append(model)
+                on_file(model)
+        return well
 
     def stop(self, seconds: float = END_SECONDS) -> bool:
         """End it; whether what ran is gone."""
@@ -129,17 +134,24 @@ class Pass:
 
     # ------------------------------------------------------------------------------------------------
 
-    def _call(self, words: list[str], on_line: Callable[[str, str], object]) -> int:
+    def _call(self, words: list[str], name: str, on_line: OnLine) -> bool:
         command = self._versions.command(words, self._version)
+
+        def said(stream: str, line: str) -> None:
+            self._log.append(line)
+            on_line(stream, line)
+
         with self._lock:
             self._check()
             self._program = program = Program(
-                command, folder=self._folder, environment=self._environment, on_line=on_line
+                command, folder=self._folder, environment=self._environment, on_line=said
             )
         code = program.wait()
         assert code is not None
         self._check()
-        return code
+        if code:
+            self._failed.append((name, code))
+        return not code
 
     def _check(self) -> None:
         if self._stopped:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import trustme
@@ -38,15 +38,12 @@ from mpiframe.plugins.difx.protocol import (
     write_item,
     write_packet,
 )
+from tests.plugins.difx.peers import SECONDS, Peer, connected
 from tests.plugins.difx.recorded import transcript
 
-SECONDS = 20.0
 LONG = bool(os.environ.get("MPIFRAME_TEST_LONG"))
 TOKEN = "a token for this test alone"
 
-# asyncio now and then tells of a transport that was "unclosed" when the gateway's loop had ended; why is not
-# found yet. That sockets of clients that went are closed is what the test of random packets looks at.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 Opened = Callable[..., tuple[Gateway, int]]
 
@@ -83,68 +80,7 @@ def opened(root: Path, group: Group) -> Iterator[Opened]:
             Peer.all.pop().close()
     left = [one for one in threading.enumerate() if one not in before and "gateway" in one.name]
     assert left == []
-    gc.collect()  # what is told of in the mark above is told of here, and not in another test
-
-
-class Peer:
-    """A client that can send anything; `opened` closes what a test leaves open."""
-
-    all: ClassVar[list[Peer]] = []
-
-    def __init__(self, port: int) -> None:
-        self.connection = socket.create_connection(("127.0.0.1", port), SECONDS)
-        self._packets: list[Packet] = []
-        self._reader = Reader(whole=True, longest=1 << 30)
-        Peer.all.append(self)
-
-    def send(self, number: int, data: bytes = b"") -> None:
-        self.connection.sendall(write_packet(number, data))
-
-    def command(self, kind: str, body: str) -> None:
-        text = f"<difxMessage><header><type>{kind}</type></header><body>{body}</body></difxMessage>"
-        self.send(Id.COMMAND, text.encode())
-
-    def next(self) -> Packet | None:
-        """None at the end."""
-        while not self._packets:
-            try:
-                data = self.connection.recv(1 << 16)
-            except ConnectionResetError:
-                return None
-            if not data:
-                return None
-            self._packets += self._reader.feed(data)
-        return self._packets.pop(0)
-
-    def until(self, wanted: Callable[[Packet], bool]) -> Packet:
-        while packet := self.next():
-            if wanted(packet):
-                return packet
-        raise AssertionError("the connection ended")
-
-    def version(self) -> str:
-        self.send(Id.VERSION)
-        found = self.until(lambda one: one.id == Id.VERSION).data.decode()
-        self.until(lambda one: one.id == Id.CHANNEL_ALL_DATA)
-        return found
-
-    def channel(self, number: int, end: bytes = b"\0\0\0\0") -> list[bytes]:
-        """The items of a reply."""
-        items: list[bytes] = []
-        while not items or items[-1] != end:
-            items.append(self.until(lambda one: one.channel == number).data)
-        return items
-
-    def close(self) -> None:
-        self.connection.close()
-
-
-def connected(port: int) -> DiFXControl.Client:
-    difx = DiFXControl.Client()
-    difx.waitTime(SECONDS)
-    difx.connect("127.0.0.1", port)
-    difx.monitor()
-    return difx
+    gc.collect()  # a transport that nobody closed is told of here, and not in another test
 
 
 # -- packets --------------------------------------------------------------------------------------
@@ -366,6 +302,73 @@ def test_a_client_that_takes_no_file_is_given_up(opened: Opened, root: Path) -> 
     while gateway.clients > 1:
         assert quick.version()
         assert time.monotonic() < deadline
+
+
+# -- its end --------------------------------------------------------------------------------------
+
+
+def test_it_closes_whoever_has_just_connected(root: Path, group: Group) -> None:
+    """Clients of whom nobody has heard yet, and what is accepted while it closes."""
+    for number in range(30):
+        with contextlib.ExitStack() as stack:
+            with Gateway(GatewayOptions([str(root)], group=group)) as gateway:
+                port = gateway.listen("127.0.0.1", 0)
+                peers = [
+                    stack.enter_context(socket.create_connection(("127.0.0.1", port), SECONDS))
+                    for _ in range(1 + number % 5)
+                ]
+            for peer in peers:
+                with contextlib.suppress(ConnectionResetError):
+                    assert peer.recv(1) == b""
+    gc.collect()
+
+
+def test_it_closes_clients_in_the_midst_of_a_handshake(opened: Opened) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    gateway, port = opened(tls=context)
+    peers = [Peer(port) for _ in range(3)]
+    peers[1].connection.sendall(b"\x16\x03\x01")  # the beginning of a hello
+    assert settled(lambda: connections_of(port), 3)
+    gateway.close()
+    assert [peer.next() for peer in peers] == [None] * 3
+    gc.collect()
+
+
+def connections_of(port: int) -> int:
+    """How many connections that it has accepted this process has at a port."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as one:
+            found += one.type == socket.SOCK_STREAM and one.getsockname()[1:] == (port,) and is_connected(one)
+    return found
+
+
+def is_connected(one: socket.socket) -> bool:
+    try:
+        return bool(one.getpeername())
+    except OSError:
+        return False
+
+
+def test_it_closes_while_a_client_reads_nothing_of_a_reply_that_it_listens_for(
+    opened: Opened, root: Path
+) -> None:
+    gateway, port = opened()
+    (root / "large").write_bytes(bytes(30_000_000))
+    peer = Peer(port)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(SECONDS)
+        number = listening.getsockname()[1]
+        body = f"<origin>{root}/large</origin><direction>from DiFX</direction><port>{number}</port>"
+        peer.command("DifxFileTransfer", body)
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.recv(4)
+            begun = time.monotonic()
+            gateway.close()
+            assert time.monotonic() - begun < SECONDS / 2  # its patience would be a minute
+    gc.collect()
 
 
 # -- files ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Each snippet of the documentation of DiFX's Python interface, over TCP to `mpiframe difx serve` and over MPI.
+"""Each snippet of the manual of DiFX's Python interface, over TCP to `mpiframe difx serve` and over MPI.
 
 The documentation is that of the interface, section by section; a real guiServer cannot be had here, so TCP is
 to our gateway, in a process of its own. There and in the world one server serves all snippets.

@@ -15,7 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[3]
 VERSION = "STAND-IN"
-PROGRAMS = ("vex2difx", "calcif2", "checkmpifxcorr", "mpifxcorr")
+PROGRAMS = {name: name for name in ("vex2difx", "calcif2", "checkmpifxcorr", "mpifxcorr")}
+PROGRAMS |= {name: name for name in ("mk5control", "mk5dir", "mk5cp", "vsum")} | {"m5bsum": "vsum"}
 
 
 def install(folder: Path, python: str = sys.executable) -> Path:
@@ -23,8 +24,8 @@ def install(folder: Path, python: str = sys.executable) -> Path:
     (folder / "bin").mkdir(parents=True, exist_ok=True)
     programs = folder / "programs"
     programs.mkdir(exist_ok=True)
-    for name in PROGRAMS:
-        source = (HERE / f"{name}.py").read_text()
+    for name, stand_in in PROGRAMS.items():
+        source = (HERE / f"{stand_in}.py").read_text()
         path = programs / name
         # Under its own name, for a job's processes are found by that.
         setup = f"#!{python}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"

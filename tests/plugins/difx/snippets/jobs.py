@@ -380,8 +380,9 @@ def progress(here: Here) -> None:
                 if xmlDat.typeStr == "DifxStatusMessage":
                     if self.jobName != None and xmlDat.identifier == self.jobName:
                         try:
-                            self.jobProgress = ( 100.0 * ( float( xmlDat.visibilityMJD ) - float( xmlDat.jobstartMJD ) )
-                                / ( float( xmlDat.jobstopMJD ) - float( xmlDat.jobstartMJD ) ) )
+                            self.jobProgress = ( 100.0 *
+                                ( float( xmlDat.visibilityMJD ) - float( xmlDat.jobstartMJD ) ) /
+                                ( float( xmlDat.jobstopMJD ) - float( xmlDat.jobstartMJD ) ) )
                         except:
                             if xmlDat.state == "Done" or xmlDat.state == "MpiDone":
                                 self.jobProgress = 100
