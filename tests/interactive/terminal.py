@@ -187,4 +187,3 @@ class Terminal:
 def _settings(text: str) -> str:
     lines = text.splitlines()
     return "\n".join([lines[0].partition("rows")[0], *lines[1:]])
-
