@@ -1,20 +1,22 @@
 """The dispatcher: which request goes to which server, and when. A state machine without I/O.
 
 Events go in (`joined`, `pushed`, `answered`, `deferred`, `recalled`, `lost`, `paused`, `resumed`,
-`cancelled`, `called_off`, `time_passed`), and instructions come out (`Send`, `End`, `Interrupt`, `Cancel`,
-`Overdue`); the client carries them out. There is no clock, no thread and no MPI here, so every rule of
-scheduling is tested by plain calls.
+`cancelled`, `called_off`, `time_passed`, `held`, `released`), and instructions come out (`Send`, `End`,
+`Interrupt`, `Cancel`, `Overdue`); the client carries them out. There is no clock, no thread and no MPI here,
+so every rule of scheduling is tested by plain calls.
 
 The rules:
 
 1. A request for one server waits in that server's own queue; the others wait in the shared queue. A
-   server takes from its own queue first, then from the shared one, each in the order of pushing.
+   server takes from its own queue first, then from the shared one, each in the order of pushing. Where
+   several owners have requests in a queue (the client and sessions), they take turns, one request each.
 2. A server that works gets more sent ahead only while all it holds, and what would follow, is known
    to be short (`Pace`). What it will have done before an idle server were awake waits for it even though
    there are idle ones: so many servers with next to nothing to do are not woken in turn. What was
    expected to be short can be long this time: then the client has those behind it back that any server
    may run (`awaited` and `spread`, `recallable` and `recalled`).
 3. A request ends once. What is heard of it later is dropped.
+4. The requests of an owner who is held stay queued until he is released.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from mpiframe.messages import Request, Status
+from mpiframe.messages import Owner, Request, Status
 
 SHORT = 1e-3
 """Commands expected to take no longer than this (seconds) may be sent ahead."""
@@ -109,15 +111,106 @@ class Pace:
         return self._seconds.get(key)
 
 
+class Queue:
+    """Requests that wait, in lines: one an owner, each in the order of pushing.
+
+    Nearly always there is one owner, and then all is in `line`. That is empty only if the others are, too.
+    """
+
+    __slots__ = ("held", "line", "others", "owner")
+
+    def __init__(self) -> None:
+        self.owner: Owner | None = None
+        self.line: deque[Request] = deque()  # of the owner whose turn it is
+        self.others: OrderedDict[Owner | None, deque[Request]] = OrderedDict()  # the next one first
+        self.held: dict[Owner | None, deque[Request]] = {}  # lines that wait until their owner is released
+
+    def __len__(self) -> int:
+        """How many may be sent, and those that have ended and are still here."""
+        return len(self.line) + (sum(map(len, self.others.values())) if self.others else 0)
+
+    def __iter__(self) -> Iterator[Request]:
+        for line in (self.line, *self.others.values(), *self.held.values()):
+            yield from line
+
+    def add(self, request: Request) -> None:
+        """The last one of its owner's line."""
+        owner = request.owner
+        if owner is self.owner:
+            self.line.append(request)
+        elif not self.line:
+            self.owner = owner
+            self.line.append(request)
+        else:
+            self.others.setdefault(owner, deque()).append(request)
+
+    def put_back(self, request: Request) -> None:
+        """It is the next one again."""
+        owner = request.owner
+        if owner is not self.owner:
+            line = self.others.pop(owner, deque())
+            if self.line:
+                self.others[self.owner] = self.line
+                self.others.move_to_end(self.owner, last=False)
+            self.owner, self.line = owner, line
+        self.line.appendleft(request)
+
+    def take(self) -> None:
+        """Take the next one out; then it is the next owner's turn."""
+        self.line.popleft()
+        if self.others:
+            if self.line:
+                self.others[self.owner] = self.line
+            self.owner, self.line = self.others.popitem(last=False)
+
+    def skip(self) -> None:
+        """Take the next one out, which has ended; it was nobody's turn."""
+        self.line.popleft()
+        if not self.line and self.others:
+            self.owner, self.line = self.others.popitem(last=False)
+
+    def hold(self, owner: Owner | None) -> int:
+        """Keep this owner's requests back; how many live ones these are."""
+        if owner is self.owner:
+            line, self.line = self.line, deque()
+            self.owner = None
+            if self.others:
+                self.owner, self.line = self.others.popitem(last=False)
+        else:
+            line = self.others.pop(owner, deque())
+        if line:
+            self.held[owner] = line
+        return _live(line)
+
+    def release(self, owner: Owner | None) -> int:
+        """They are to have turns again; how many live ones these are."""
+        line = self.held.pop(owner, None)
+        if line is None:
+            return 0
+        for request in line:
+            self.add(request)
+        return _live(line)
+
+    def clear(self) -> None:
+        """Nothing waits any more."""
+        self.line.clear()
+        self.others.clear()
+        self.held.clear()
+
+
+def _live(line: Iterable[Request]) -> int:
+    return sum(request.status is Status.QUEUED for request in line)
+
+
 @dataclass(slots=True)
 class _Server:
     rank: int
-    own: deque[Request] = field(default_factory=deque)
+    own: Queue = field(default_factory=Queue)
     sent: dict[int, Request] = field(default_factory=dict)  # in the order they were sent
     waiting: dict[int, Request] = field(default_factory=dict)  # answered by a Future, later
     load: float = 0.0  # expected seconds of all that is sent
     barrier: bool = False  # something long, unknown or large is among it: send nothing ahead
-    queued: int = 0  # live requests in `own` (cancelled ones stay there until they are reached)
+    queued: int = 0  # live requests in `own` that are not held (cancelled ones stay until they are reached)
     paused: bool = False  # gets nothing new
     absent: bool = False  # gone, and its replacement has not come yet; it is paused, too
     alone: bool = False  # what it was sent cannot be had back, so nothing is sent ahead
@@ -134,7 +227,8 @@ class Dispatcher:
         self._lost: set[int] = set()
         self._idle: dict[int, None] = {}  # an ordered set; the last to become idle is still warm
         self._warm: _Server | None = None  # the last one that was chosen from among the idle
-        self._shared: deque[Request] = deque()
+        self._shared = Queue()
+        self._held: set[Owner | None] = set()
         self._deadlines: list[tuple[float, int]] = []
         self._timed: dict[int, Request] = {}
         self.retried = 0  # how often a request was started again, because its server was lost
@@ -165,15 +259,17 @@ class Dispatcher:
                 heapq.heapify(self._deadlines)
             heapq.heappush(self._deadlines, (request.deadline, request.id))
             self._timed[request.id] = request
+        if self._held and request.owner in self._held:
+            return self._pushed_held(request)
         if request.target is None:
             if not self._servers:
                 return [self._end(request, Status.LOST, None)]
             if self._idle:
                 if self.is_soon(request.key) and self._fits(self._warm, request):  # type: ignore[arg-type]
-                    self._shared.append(request)  # and goes with others when it has answered
+                    self._shared.add(request)  # and goes with others when it has answered
                     return []
-                if self._shared:  # those that waited so far come first
-                    self._shared.append(request)
+                if self._shared.line:  # those that waited so far come first
+                    self._shared.add(request)
                     return self.spread()
                 if self.highest_first:
                     rank = max(self._idle)
@@ -183,7 +279,10 @@ class Dispatcher:
                     rank = self._idle.popitem()[0]
                 self._warm = self._servers[rank]
                 return [self._send_one(self._warm, request)]
-            self._shared.append(request)
+            if request.owner is self._shared.owner:
+                self._shared.line.append(request)  # as `add`
+            else:
+                self._shared.add(request)
             return []
         server = self._servers.get(request.target)
         if server is None:
@@ -193,8 +292,23 @@ class Dispatcher:
             return [self._send_one(server, request)]
         if not server.queued and len(server.sent) < SINGLY and self._fits(server, request):
             return [self._send_one(server, request)]
-        server.own.append(request)
+        if request.owner is server.own.owner:
+            server.own.line.append(request)  # as `add`
+        else:
+            server.own.add(request)
         server.queued += 1
+        return []
+
+    def _pushed_held(self, request: Request) -> list[Instruction]:
+        """As `pushed`, where its owner is held."""
+        if request.target is None:
+            queue = self._shared if self._servers else None
+        else:
+            server = self._servers.get(request.target)
+            queue = server.own if server is not None else None
+        if queue is None:
+            return [self._end(request, Status.LOST, request.target)]
+        queue.held.setdefault(request.owner, deque()).append(request)
         return []
 
     def taken(self, rank: int, request: Request) -> None:
@@ -267,12 +381,14 @@ class Dispatcher:
             else:
                 instructions.append(self._end(request, Status.LOST, rank))
         if replaced:
-            own = [r for r in again if r.target is not None]
-            absent.own.extendleft(reversed(own))
-            absent.queued += len(own)
+            for request in reversed([r for r in again if r.target is not None]):
+                self._put_back(absent.own, request)
+                absent.queued += request.owner not in self._held
         else:
             instructions += [self._end(r, Status.LOST, rank) for r in server.own if not r.ended]
-        self._shared.extendleft(r for r in reversed(again) if r.target is None)
+        for request in reversed(again):
+            if request.target is None:
+                self._put_back(self._shared, request)
         if not self._servers:
             instructions += [self._end(r, Status.LOST, None) for r in self._shared if not r.ended]
             self._shared.clear()
@@ -300,7 +416,7 @@ class Dispatcher:
         instructions: list[Instruction] = []
         if not request.ended:
             request.status, request.server = Status.QUEUED, None
-            self._shared.appendleft(request)
+            self._put_back(self._shared, request)
             self._story.append((id, "recalled", rank))
         if not server.sent:
             instructions += self._settle(server)
@@ -309,7 +425,7 @@ class Dispatcher:
     def spread(self) -> list[Instruction]:
         """Nothing is to wait any longer for a server that works, while others are idle."""
         instructions: list[Instruction] = []
-        while self._shared and (idle := self.idle(None)) is not None:
+        while self._shared.line and (idle := self.idle(None)) is not None:
             instructions += self._refill(self._servers[idle])
         return instructions
 
@@ -329,6 +445,29 @@ class Dispatcher:
             return []
         server.paused = False
         return self._settle(server)
+
+    def held(self, owner: Owner | None) -> list[Instruction]:
+        """What this owner has queued, and what he pushes, is to stay queued until he is `released`."""
+        if owner in self._held:
+            return []
+        self._held.add(owner)
+        self._shared.hold(owner)
+        for server in self._servers.values():
+            server.queued -= server.own.hold(owner)
+        return self.spread()  # those that others were behind
+
+    def released(self, owner: Owner | None) -> list[Instruction]:
+        """The requests of this owner are to have turns again."""
+        if owner not in self._held:
+            return []
+        self._held.discard(owner)
+        self._shared.release(owner)
+        instructions: list[Instruction] = []
+        for server in list(self._servers.values()):
+            server.queued += server.own.release(owner)
+            if server.queued and not server.sent:
+                instructions += self._refill(server)
+        return instructions + self.spread()
 
     def cancelled(self, request: Request) -> list[Instruction]:
         """The user cancels a request; only one that is still queued here can be."""
@@ -394,7 +533,7 @@ class Dispatcher:
     def awaited(self) -> int | None:
         """The working server for which requests wait though others are idle; see `spread`."""
         warm = self._warm
-        return warm.rank if self._shared and self._idle and warm is not None and warm.sent else None
+        return warm.rank if self._shared.line and self._idle and warm is not None and warm.sent else None
 
     def is_soon(self, key: int) -> bool:
         """Whether a working server would have done a command with this key before an idle one were awake."""
@@ -428,8 +567,10 @@ class Dispatcher:
     def row(self, rank: int) -> tuple[int, int | None]:
         """(commands that wait for this server alone, the id it works on or None)."""
         server = self._servers[rank]
-        ahead = max(len(server.sent) - 1, 0)
-        return server.queued + ahead, next(iter(server.sent), None)
+        waiting = server.queued + max(len(server.sent) - 1, 0)
+        if server.own.held:
+            waiting += sum(map(_live, server.own.held.values()))
+        return waiting, next(iter(server.sent), None)
 
     def shared(self) -> int:
         """How many commands wait for the first server that is free; of very many about how many."""
@@ -459,7 +600,8 @@ class Dispatcher:
     def validate(self) -> None:
         """Raise AssertionError if the state contradicts itself; for tests."""
         for rank, server in self._servers.items():
-            live = [r for r in server.own if r.status is Status.QUEUED]
+            self._validate_queue(server.own)
+            live = [r for r in server.own if r.status is Status.QUEUED and r.owner not in self._held]
             assert server.queued == len(live), (rank, server.queued, len(live))
             free = not server.sent and not server.paused
             assert (rank in self._idle) == free, rank
@@ -467,11 +609,22 @@ class Dispatcher:
             assert len(server.sent) <= WINDOW, rank
             assert all(r.target in (None, rank) for r in server.sent.values()), rank
             assert not server.absent or (server.paused and not server.sent), rank
-        waits = any(r.status is Status.QUEUED for r in self._shared)
+        self._validate_queue(self._shared)
+        waits = any(r.status is Status.QUEUED and r.owner not in self._held for r in self._shared)
         works = self._warm is not None and self._warm.sent
         assert works or not (waits and self._idle), "a server is idle while the shared queue is not empty"
         assert set(self._idle) <= set(self._servers)
         assert not self._lost & set(self._servers)
+
+    def _validate_queue(self, queue: Queue) -> None:
+        assert queue.line or not queue.others
+        assert queue.owner not in queue.others
+        assert all(queue.others.values())
+        lines = {**queue.others, **queue.held, queue.owner: queue.line}
+        assert all(r.owner is owner for owner, line in lines.items() for r in line)
+        assert set(queue.held) <= self._held
+        assert not queue.line or queue.owner not in self._held
+        assert not self._held & set(queue.others)
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -505,7 +658,7 @@ class Dispatcher:
         if not server.sent:
             server.load = 0.0
             server.barrier = False
-            if not server.queued and not self._shared:
+            if not server.queued and not self._shared.line:
                 if not server.paused:
                     self._idle[server.rank] = None
                 return []
@@ -514,7 +667,7 @@ class Dispatcher:
             expected = self.pace.expected
             server.load = sum([expected(r.key) or 0.0 for r in server.sent.values()])
         instructions = self._refill(server)
-        if self._shared and self._idle:
+        if self._shared.line and self._idle:
             # They were to be done soon. They are not: what was expected to be short was not, or does not fit.
             instructions += self.spread()
         return instructions
@@ -528,7 +681,7 @@ class Dispatcher:
             for request in self._heads(queue):
                 if server.sent and not self._fits(server, request):
                     break
-                queue.popleft()
+                queue.take()
                 if own:
                     server.queued -= 1
                 self._book(server, request)
@@ -542,19 +695,26 @@ class Dispatcher:
         return [Send(server.rank, batch)] if batch else []
 
     @staticmethod
-    def _heads(queue: deque[Request]) -> Iterator[Request]:
-        """The head of the queue again and again, without the ended ones."""
-        while queue:
-            if queue[0].status is not Status.QUEUED:
-                queue.popleft()
+    def _heads(queue: Queue) -> Iterator[Request]:
+        """The next one of the queue again and again, without the ended ones."""
+        while queue.line:
+            request = queue.line[0]
+            if request.status is not Status.QUEUED:
+                queue.skip()
                 continue
-            yield queue[0]
+            yield request
+
+    def _put_back(self, queue: Queue, request: Request) -> None:
+        if request.owner in self._held:
+            queue.held.setdefault(request.owner, deque()).appendleft(request)
+        else:
+            queue.put_back(request)
 
     def _forget_queued(self, request: Request) -> None:
         """Book a queued request out; it stays in its deque until it is reached there."""
         if request.target is not None:
             server = self._servers.get(request.target)
-            if server is not None:
+            if server is not None and request.owner not in self._held:
                 server.queued -= 1
 
     def _end(self, request: Request, status: Status, server: int | None) -> End:

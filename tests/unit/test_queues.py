@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -24,10 +24,27 @@ from mpiframe.queues import (
     Interrupt,
     Overdue,
     Pace,
+    Queue,
     Send,
 )
 
 GRACE = 30.0  # from a time-out's interrupt to the end of the server
+
+
+class Whose:
+    """An owner of requests."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def printed(self, rank: int, request: Request, pieces: list[tuple[int, str]]) -> None:
+        """Nothing is printed here."""
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+ANN, BOB = Whose("ann"), Whose("bob")
 FAST, SLOW, NEW = 1, 2, 3  # keys of commands: known to be short, known to be long, unknown
 
 
@@ -96,11 +113,101 @@ class Desk:
     def recalled(self, rank: int, id: int) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.recalled(rank, id, self.requests[id].serial))
 
+    def hold(self, owner: Whose) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.held(owner))
+
+    def release(self, owner: Whose) -> list[tuple[Any, ...]]:
+        return self.told(self.dispatcher.released(owner))
+
     def time(self, now: float) -> list[tuple[Any, ...]]:
         return self.told(self.dispatcher.time_passed(now))
 
     def status(self, id: int) -> Status:
         return self.dispatcher.state(self.requests[id])
+
+
+# -- owners ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [None, 1])
+def test_owners_take_turns_and_each_keeps_his_order(target: int | None) -> None:
+    desk = Desk(1)
+    desk.push(1)
+    for owner in (ANN, ANN, ANN, None, BOB, BOB, ANN):
+        desk.push(target, owner=owner)
+    order = []
+    running = 1
+    while sent := desk.answer(1, running):
+        ((_, _, running),) = sent
+        order.append(running)
+    # ann's first, the client's, bob's first, ann's second, bob's second, ann's others
+    assert order == [2, 5, 6, 3, 7, 4, 8]
+
+
+def test_a_long_line_of_one_owner_does_not_hold_up_anothers_first() -> None:
+    desk = Desk(2)
+    for _ in range(1000):
+        desk.push(None, owner=ANN)
+    desk.push(None, owner=BOB)
+    assert desk.answer(1, 2) == [("send", 1, 3)]
+    assert desk.answer(2, 1) == [("send", 2, 1001)]
+    assert desk.answer(1, 3) == [("send", 1, 4)]
+
+
+def test_what_is_cancelled_is_nobodys_turn() -> None:
+    desk = Desk(1)
+    desk.push(1)
+    for owner in (ANN, ANN, BOB, BOB):
+        desk.push(1, owner=owner)
+    desk.cancel(2)
+    desk.cancel(4)
+    assert desk.answer(1, 1) == [("send", 1, 3)]
+    assert desk.answer(1, 3) == [("send", 1, 5)]
+
+
+def test_what_was_lost_with_its_server_comes_first_again_whosever_it_is() -> None:
+    desk = Desk(2)
+    desk.push(1, SLOW)
+    desk.push(None, SLOW, owner=ANN, retries=1)
+    for owner in (BOB, ANN):
+        desk.push(None, SLOW, owner=owner)
+    assert desk.lose(2) == []
+    assert desk.answer(1, 1) == [("send", 1, 2)]
+    assert desk.answer(1, 2) == [("send", 1, 3)]
+
+
+@pytest.mark.parametrize("target", [None, 1])
+def test_an_owner_who_is_held_gets_nothing_and_holds_up_nobody(target: int | None) -> None:
+    desk = Desk(1)
+    desk.push(1)
+    desk.push(target, owner=ANN)
+    desk.push(target, owner=BOB)
+    desk.push(target, owner=ANN)
+    assert desk.hold(ANN) == []
+    assert desk.hold(ANN) == []
+    assert desk.answer(1, 1) == [("send", 1, 3)]
+    assert desk.push(target, owner=ANN) == []
+    assert desk.answer(1, 3) == []
+    assert desk.dispatcher.row(1)[0] == (3 if target else 0)
+    assert desk.push(target, owner=ANN) == []
+    assert desk.cancel(4) == [("cancelled", 4, None)]
+    assert desk.push(target, owner=BOB) == [("send", 1, 7)]
+    assert desk.answer(1, 7) == []
+    assert desk.release(ANN) == [("send", 1, 2)]
+    assert desk.release(ANN) == []
+    assert desk.answer(1, 2) == [("send", 1, 5)]
+    assert desk.answer(1, 5) == [("send", 1, 6)]
+
+
+def test_a_servers_end_ends_what_is_held_for_it_too() -> None:
+    desk = Desk(2)
+    desk.hold(ANN)
+    desk.push(1, owner=ANN)
+    desk.push(None, owner=ANN)
+    assert desk.lose(1) == [("lost", 1, 1)]
+    assert desk.lose(2) == [("lost", 2, None)]
+    assert desk.push(None, owner=ANN) == [("lost", 3, None)]
+    assert desk.push(1, owner=ANN) == [("lost", 4, 1)]
 
 
 # -- order ----------------------------------------------------------------------------------------
@@ -736,6 +843,40 @@ def test_the_warmest_or_the_highest_of_the_idle_servers(highest_first: bool, exp
 RANKS = (1, 2, 3)
 
 
+LINES = st.lists(st.tuples(st.sampled_from([None, ANN, BOB]), st.booleans()), max_size=30)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(steps=LINES, ended=st.sets(st.integers(0, 29)))
+def test_nobody_has_a_second_turn_while_another_waits_for_his_first(
+    steps: list[tuple[Whose | None, bool]], ended: set[int]
+) -> None:
+    queue, waiting = Queue(), []
+    since: dict[Whose | None, int] = {}  # turns of others since an owner's line was begun or had its own
+    for id, (owner, take) in enumerate(steps):
+        request = Request(id=id, target=None, key=NEW, command="", frame=(), owner=owner)
+        if owner not in [r.owner for r in waiting]:
+            since[owner] = 0
+        waiting.append(request)
+        queue.add(request)
+        if not take:
+            continue
+        head = queue.line[0]
+        waiting.remove(head)
+        if id in ended:
+            queue.skip()
+            continue
+        queue.take()
+        assert head.id == min([head.id, *(r.id for r in waiting if r.owner is head.owner)])
+        for other in {r.owner for r in waiting} - {head.owner}:
+            since[other] += 1
+            assert since[other] <= 3, "the two others have had more than their turns"
+        since[head.owner] = 0
+    assert sorted(r.id for r in queue) == [r.id for r in waiting]
+    assert len(queue) == len(waiting)
+    assert bool(queue.line) == bool(waiting)
+
+
 class Histories(RuleBasedStateMachine):
     """Servers that behave as real ones do: first in, first out; what they hold dies with them."""
 
@@ -756,6 +897,7 @@ class Histories(RuleBasedStateMachine):
         self.alone: set[int] = set()
         self.skipped: dict[int, list[tuple[int, int]]] = {}  # rank -> (id, serial) it will not run, unheard
         self.begun: set[int] = set()  # was sent at least once
+        self.held: set[Whose] = set()
         self.awaiting: set[int] = set()  # waited at some time for a working server, though others were idle
 
     def carry_out(self, instructions: list[Any]) -> None:
@@ -765,6 +907,7 @@ class Histories(RuleBasedStateMachine):
                 assert said.rank not in self.paused
                 for request in said.requests:
                     assert not self.ends[request.id], "an ended request is sent"
+                    assert request.owner not in self.held
                     assert request.target in (None, said.rank)
                     assert request.server == said.rank
                     self.sends[request.id] += 1
@@ -772,8 +915,10 @@ class Histories(RuleBasedStateMachine):
                     if request.target is None and request.id not in self.begun:
                         waits = [
                             id
-                            for id in self.requests
-                            if self.is_queued(id) and (id < request.id or id in self.begun)
+                            for id, other in self.requests.items()
+                            if self.is_queued(id)
+                            and other.owner is request.owner
+                            and (id < request.id or id in self.begun)
                         ]
                         assert set(waits) <= self.awaiting, f"{request.id} overtakes {waits}"
                     self.begun.add(request.id)
@@ -846,6 +991,7 @@ class Histories(RuleBasedStateMachine):
         retries=st.integers(0, 2),
         count=st.integers(1, 4),
         by_hand=st.booleans(),
+        owner=st.sampled_from([None, None, ANN, BOB]),
     )
     def push(
         self,
@@ -856,6 +1002,7 @@ class Histories(RuleBasedStateMachine):
         retries: int,
         count: int,
         by_hand: bool = True,
+        owner: Whose | None = None,
     ) -> None:
         target = rank if rank in self.holds or rank in self.absent else None
         for _ in range(count):
@@ -869,12 +1016,13 @@ class Histories(RuleBasedStateMachine):
                 large=large,
                 deadline=None if patience is None else self.now + patience,
                 retries=retries,
+                owner=owner,
             )
             self.requests[id], self.ends[id] = request, []
             self.retries[id], self.sends[id] = retries, 0
             idle = self.dispatcher.idle(target)
             soon = self.dispatcher.is_soon(key) or self.dispatcher.awaited() is not None
-            if idle is None or (target is None and soon):
+            if idle is None or (target is None and soon) or owner in self.held:
                 self.carry_out(self.dispatcher.pushed(request))
             elif patience is None and by_hand:  # the client sends it there itself, and says so
                 self.dispatcher.taken(idle, request)
@@ -885,9 +1033,14 @@ class Histories(RuleBasedStateMachine):
                 self.carry_out(said)
             self.see_who_waits()
 
-    @rule(rank=st.none() | st.sampled_from(RANKS), count=st.integers(3, 12), retries=st.integers(0, 1))
-    def push_many_short(self, rank: int | None, count: int, retries: int) -> None:
-        self.push(rank, FAST, False, None, retries, count)
+    @rule(
+        rank=st.none() | st.sampled_from(RANKS),
+        count=st.integers(3, 12),
+        retries=st.integers(0, 1),
+        owner=st.sampled_from([None, None, ANN, BOB]),
+    )
+    def push_many_short(self, rank: int | None, count: int, retries: int, owner: Whose | None) -> None:
+        self.push(rank, FAST, False, None, retries, count, owner=owner)
 
     @precondition(lambda self: any(self.runs(r) for r in self.live()))
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 1e-5, 5e-4, 1.5e-3, 3.0]))
@@ -1030,6 +1183,16 @@ class Histories(RuleBasedStateMachine):
         self.paused.add(rank)
         self.carry_out(self.dispatcher.paused(rank))
 
+    @rule(owner=st.sampled_from([ANN, BOB]))
+    def hold(self, owner: Whose) -> None:
+        self.held.add(owner)
+        self.carry_out(self.dispatcher.held(owner))
+
+    @rule(owner=st.sampled_from([ANN, BOB]))
+    def release(self, owner: Whose) -> None:
+        self.held.discard(owner)
+        self.carry_out(self.dispatcher.released(owner))
+
     @precondition(lambda self: self.paused)
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
@@ -1065,13 +1228,15 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def targeted_commands_start_in_the_order_of_pushing(self) -> None:
         for started in self.starts.values():
-            assert started == sorted(started)
+            for owner in (None, ANN, BOB):
+                own = [id for id in started if self.requests[id].owner is owner]
+                assert own == sorted(own)
 
     @invariant()
     def nothing_waits_that_could_run(self) -> None:
         idle = [rank for rank, held in self.holds.items() if not held and rank not in self.paused]
         for request in self.requests.values():
-            if not request.ended and request.server is None:
+            if not request.ended and request.server is None and request.owner not in self.held:
                 assert self.holds or self.absent, f"request {request.id} waits though no server is left"
                 free = idle if request.target is None else [r for r in idle if r == request.target]
                 awaited = self.dispatcher.awaited() if request.target is None else None
@@ -1083,6 +1248,9 @@ class Histories(RuleBasedStateMachine):
         for rank in sorted(self.absent):
             self.carry_out(self.dispatcher.lost(rank))
         self.absent.clear()
+        for owner in list(self.held):
+            self.held.discard(owner)
+            self.carry_out(self.dispatcher.released(owner))
         for rank in sorted(self.paused):
             self.paused.remove(rank)
             self.carry_out(self.dispatcher.resumed(rank))

@@ -1,0 +1,305 @@
+"""Processes without MPI that work with a running world: what they can do, and what becomes of sessions."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import operator
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import mpiframe
+from mpiframe.errors import (
+    CommandCancelled,
+    CommandError,
+    CommandSyntaxError,
+    CommandTimeout,
+    RequestError,
+    SerializationError,
+    TargetError,
+    WorldError,
+)
+from tests.conftest import Launcher, launching, pythons
+from tests.interactive.attached import LIMIT, HubWorld, hub_world, in_thread, until
+
+
+@pytest.fixture(scope="module", params=[p for p in pythons() if not p.is_site], ids=lambda p: p.name)
+def shared(request: pytest.FixtureRequest) -> Iterator[HubWorld]:
+    """A world that many tests share, each with sessions of its own."""
+    with launching(request.param) as launcher, hub_world(launcher) as world:
+        yield world
+
+
+# -- the verbs ------------------------------------------------------------------------------------
+
+
+def test_the_verbs_are_the_clients(shared: HubWorld) -> None:
+    with shared.attach() as client:
+        assert client.push("x = 20", "all") == [1, 2]
+        assert [r.ret for r in client.push("x + n", [2, 1], True, {"n": 1})] == [21, 21]
+        assert [r.status for r in client.get([2, 1])] == ["done", "done"]
+        assert client.submit(operator.add, 2, 3).result(LIMIT) == 5
+        assert list(client.map(lambda n: n * n, range(100))) == [n * n for n in range(100)]
+        client.broadcast(table=np.arange(100_000))
+        assert client.gather("int(table.sum())") == [4999950000, 4999950000]
+        client.scatter(part=np.arange(7))
+        assert client.gather("part").tolist() == list(range(7))
+        assert client.reduce(operator.add, lambda n: n, range(100)) == 4950
+        assert client.spmd(lambda comm, n: (comm.rank, comm.allreduce(n)), 4) == [(0, 8), (1, 8)]
+        assert client.on(2).push("x", True)[0].server == 2
+        assert [s.rank for s in client.servers] == [1, 2]
+        assert client.facts().ranks == 3
+        assert isinstance(client, concurrent.futures.Executor)
+
+
+def test_errors_are_those_of_a_client(shared: HubWorld) -> None:
+    client = shared.attach()
+    with pytest.raises(CommandSyntaxError):
+        client.push("1 +", 1)
+    with pytest.raises(TargetError, match=r"no server 7; .*servers: 1, 2"):
+        client.push("1", 7)
+    with pytest.raises(SerializationError, match="argument 1"):
+        client.submit(print, threading.Lock())
+    with pytest.raises(CommandError, match=r"request 1 \(1/0\) on server 1") as caught:
+        client.push("1/0", 1, True)[0].result()
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    with pytest.raises(CommandError, match="item 3 of the map"):
+        list(client.map(lambda n: 1 // (n - 3), range(5)))
+    with pytest.raises(CommandTimeout):
+        client.submit("__import__('time').sleep(30)", timeout=0.2).result(LIMIT)
+    with pytest.raises(CommandError, match="ZeroDivisionError"):
+        client.spmd(lambda comm: 1 // comm.rank)
+    with pytest.raises(RequestError, match="no request 99"):
+        client.get(99)
+    with pytest.raises(WorldError, match=r"servers cannot be replaced|--resilient"):
+        client.restart(1)
+
+
+def test_no_mpi_is_loaded(shared: HubWorld) -> None:
+    said = shared.run(
+        """
+        client = attach()
+        client.push("1", "all", True)
+        client.scatter(a=[1, 2, 3])
+        client.reduce(max, abs, [1, 2, 3])
+        client.spmd(lambda comm: comm.rank)
+        list(client.map(abs, range(10)))
+        print(sorted(m for m in sys.modules if m.startswith("mpi4py")), "end")
+        client.close()
+        """
+    )
+    assert said == "[] end\n"
+
+
+def test_what_commands_print_comes_live(shared: HubWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    client = shared.attach(output="redirect")
+    code = "import time; print('early', flush=True); time.sleep(60)"
+    (id,) = client.push(code, [1])
+    until(lambda: "early" in capsys.readouterr().out)
+    assert client.cancel(id)
+    (answer,) = client.get(id)
+    assert answer.stdout == "early\n"
+    assert answer.status == "cancelled"
+    answer = client.push("import sys; print('to err', file=sys.stderr); print('no end', end='')", 2, True)[0]
+    assert (answer.stdout, answer.stderr) == ("no end", "to err\n")
+    said = capsys.readouterr()
+    assert f"[server 2 #{answer.id}] no end\n" in said.out
+    assert f"[server 2 #{answer.id}] to err\n" in said.err
+
+
+def test_cancel_and_interrupt(shared: HubWorld) -> None:
+    client = shared.attach()
+    long = "__import__('time').sleep(60)"
+    running, queued = client.push(long, 1), client.push(long, 1)
+    until(lambda: client.servers[0].running == running)
+    assert client.cancel(queued)
+    client.interrupt(1)
+    first, second = client.get([running, queued], timeout=LIMIT)
+    assert first.status == "failed"
+    assert "KeyboardInterrupt" in str(first.error)
+    assert isinstance(second.error, CommandCancelled)
+    future = client.submit(long, target=2)
+    assert client.submit(long, target=2).cancel()
+    assert client.cancel(future)
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result(LIMIT)
+    client.interrupt()
+
+
+def test_the_requests_of_others_are_theirs(shared: HubWorld) -> None:
+    ann, bob = shared.attach(), shared.attach()
+    id = ann.push("__import__('time').sleep(60)", 1)
+    until(lambda: ann.servers[0].running == id)
+    assert bob.servers[0].running == 0
+    with pytest.raises(WorldError, match=f"server 1 runs a command of session '{ann.session}'"):
+        bob.interrupt(1)
+    bob.interrupt("all")
+    with pytest.raises(RequestError, match=f"no request {id}"):
+        bob.cancel(id)
+    with pytest.raises(RequestError, match=f"no request {id}"):
+        bob.get(id)
+    assert ann.servers[0].running == id
+    assert bob.push("6 * 7", 2, True)[0].id == 1  # its own first one
+    assert ann.cancel(id)
+
+
+def test_ctrl_c_interrupts_the_command_that_is_waited_for(shared: HubWorld) -> None:
+    process = shared.process(
+        """
+        client = attach()
+        try:
+            client.push("import time; print('begun', flush=True); time.sleep(60)", 1, True)
+        except KeyboardInterrupt:
+            print([s.state for s in client.servers], client.push("1 + 1", 1, True)[0].ret)
+        client.close()
+        """
+    )
+    assert process.stdout is not None
+    assert "begun" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=LIMIT)
+    assert said == "['idle', 'idle'] 2\n"
+    assert process.returncode == 0
+
+
+def test_a_callback_may_wait_for_another_command(shared: HubWorld) -> None:
+    client = shared.attach()
+    found: list[int] = []
+    future = client.submit(pow, 2, 3)
+    future.add_done_callback(lambda done: found.append(client.submit(pow, done.result(), 2).result(LIMIT)))
+    until(lambda: found)
+    assert found == [64]
+
+
+# -- sessions -------------------------------------------------------------------------------------
+
+
+def test_two_sessions_push_and_one_is_killed_and_comes_back(shared: HubWorld) -> None:
+    """Done-when 2 of the interactive sessions."""
+    script = """
+        client = attach(sys.argv[1])
+        ids = [client.push(f"n * {k}" if k else "n", parameters={"n": k}) for k in range(1000)]
+        assert ids == list(range(1, 1001))
+        if sys.argv[2] == "die":
+            print("pushed", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        print(sum(r.ret for r in client.get(ids)))
+        client.close()
+    """
+    killed, other = shared.process(script, "kate", "die"), shared.process(script, "otto", "live")
+    whole = sum(k * k for k in range(1000))
+    assert other.communicate(timeout=LIMIT)[0] == f"{whole}\n"
+    assert killed.wait(LIMIT) == -signal.SIGKILL
+    with shared.attach("kate") as client:
+        assert [row.id for row in client.requests()] == list(range(1, 1001))
+        assert sum(r.ret for r in client.get(range(1, 1001), timeout=LIMIT)) == whole
+        assert client.requests() == []
+        assert client.push("1", 1, True)[0].id == 1001
+        with pytest.raises(RequestError):
+            client.get(5)
+
+
+def test_a_session_is_left_and_come_back_to(shared: HubWorld) -> None:
+    first = shared.attach("lea")
+    id = first.push("import time; time.sleep(0.3); print('late'); y = 1", 1)
+    value = first.submit(lambda: np.arange(200_000), target=2)
+    first.close()
+    with pytest.raises(WorldError, match="detached"):
+        value.result(LIMIT)
+    with pytest.raises(WorldError, match="detached"):
+        first.push("1")
+    with shared.attach("lea") as second:
+        answer, array = second.get([id, 2], timeout=LIMIT)
+        assert answer.stdout == "late\n"
+        assert answer.command.startswith("import time")
+        assert array.ret.sum() == 19999900000
+        assert second.get([], timeout=1) == []
+
+
+def test_a_session_has_one_process_at_a_time(shared: HubWorld) -> None:
+    first = shared.attach("max")
+    waiting = first.submit("__import__('time').sleep(60)")
+    with pytest.raises(WorldError, match=r"session 'max' is attached already \(process .*take_over=True"):
+        shared.attach("max")
+    second = shared.attach("max", take_over=True)
+    with pytest.raises(WorldError, match=r"taken over by another process.*session='max'"):
+        waiting.result(LIMIT)
+    assert second.cancel(1)
+    (row,) = second.get(1)
+    assert row.status == "cancelled"
+    for name in ("", "a b", "../x", "x" * 65):
+        with pytest.raises(WorldError, match="no name for a session"):
+            shared.attach(name)
+
+
+def test_a_session_that_is_dropped_leaves_nothing(shared: HubWorld) -> None:
+    client = shared.attach("nora")
+    ids = [client.push("__import__('time').sleep(60)", 1) for _ in range(10)]
+    client.close(drop=True)
+    with shared.attach("nora") as client:
+        assert client.requests() == []
+        assert client.push("1", 1, True)[0].id == 1
+    assert ids
+
+
+# -- turns ----------------------------------------------------------------------------------------
+
+
+def test_a_long_queue_of_one_session_does_not_hold_up_another(shared: HubWorld) -> None:
+    greedy, modest = shared.attach(), shared.attach()
+    code = "__import__('time').sleep(0.005)"
+    greedy.push("pass", "all", True)
+    anywhere = [greedy.push(code) for _ in range(5_000)]
+    there = [greedy.push(code, 1) for _ in range(5_000)]
+    assert modest.push("40 + 2", 1, True, timeout=LIMIT)[0].ret == 42
+    assert modest.push("40 + 2", None, True, timeout=LIMIT)[0].ret == 42
+    left = [row for row in greedy.requests() if row.status == "queued"]
+    assert len(left) > 9_000
+    greedy.close(drop=True)
+    assert anywhere
+    assert there
+    until(lambda: [s.state for s in modest.servers] == ["idle", "idle"])
+
+
+# -- the end of the world -------------------------------------------------------------------------
+
+
+def test_a_world_that_is_stopped_tells_everybody(launcher: Launcher) -> None:
+    with hub_world(launcher, 2) as world:
+        ann, bob = world.attach("ann"), world.attach("bob")
+        waiting = bob.submit("__import__('time').sleep(60)")
+        ann.stop_world()
+        with pytest.raises(mpiframe.MpiframeError):
+            waiting.result(LIMIT)
+        until(lambda: bob._loop.gone)
+        with pytest.raises(WorldError, match=r"world 'survey'.*has ended.*session='bob'"):
+            bob.push("1")
+        world.world.wait(LIMIT).expect(0)
+
+
+def test_a_world_that_is_killed_ends_every_wait(launcher: Launcher) -> None:
+    with hub_world(launcher, 2) as world:
+        client = world.attach()
+        future, id = client.submit("__import__('time').sleep(60)"), client.push("1", 1)
+        errors: list[BaseException] = []
+
+        def fetch() -> None:
+            try:
+                client.get(id).pop().result()
+            except BaseException as error:
+                errors.append(error)
+
+        thread = in_thread(fetch)
+        start = time.monotonic()
+        world.world.crash()
+        with pytest.raises(WorldError, match=r"world 'survey' cannot be reached any more.*come back"):
+            future.result(LIMIT)
+        thread.join(LIMIT)
+        assert [type(error) for error in errors] == [WorldError]
+        assert time.monotonic() - start < LIMIT
+        with pytest.raises(WorldError, match="cannot be reached"):
+            client.servers  # noqa: B018 - asking is the test
