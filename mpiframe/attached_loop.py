@@ -1,7 +1,7 @@
 """What stands for the client's loop in an attached process: it speaks to the world's hub.
 
-A thread reads what the hub sends, and tells those who wait; whoever pushes writes to the socket itself, and
-what does not go at once is left to that thread.
+A thread reads what the hub sends, and tells those who wait. Whoever pushes writes to the socket himself; what
+does not go at once is sent by that thread, and is waited for.
 """
 
 from __future__ import annotations
@@ -280,7 +280,11 @@ class AttachedLoop:
                 header["retries"] = first.retries
             if isinstance(first.command, PluginCall):
                 header["plugin"] = True
-            self._send(header, buffers)
+            mark = self.stream.send(header, buffers)
+        if self.stream.sent < mark and threading.current_thread() is not self._thread:
+            # What was pushed is to be carried out even if this process is killed now; and its arrays may be
+            # changed from here on.
+            self.wait(lambda: self.stream.sent >= mark)
         for request in requests:
             request.frame = request.buffers = ()
 
