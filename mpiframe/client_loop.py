@@ -19,7 +19,7 @@ from mpiframe.commands import Encoded
 from mpiframe.driver import Driver
 from mpiframe.errors import WorldError
 from mpiframe.machine import is_stopped
-from mpiframe.messages import Down, Outcome, Request, Status, Up
+from mpiframe.messages import Down, Outcome, Owner, Request, Status, Up
 from mpiframe.output import Printer
 from mpiframe.pulse import Pulse
 from mpiframe.queues import Cancel, Dispatcher, End, Instruction, Interrupt, Overdue, Send
@@ -683,6 +683,15 @@ class ClientLoop(Driver):
             self.pulse.answered(rank, cpu, number)
         elif kind == doorbell.RECALLED:
             self._carry_out(self.dispatcher.recalled(rank, id, number))
+
+    # -- owners (see `messages.Owner`) ---------------------------------------------------------------
+
+    def hold(self, owner: Owner) -> None:
+        """Keep back what this owner has queued, and what he pushes, or no longer, as his `held` says now."""
+        with self.lock:
+            dispatcher = self.dispatcher
+            self._carry_out(dispatcher.held(owner) if owner.held else dispatcher.released(owner))
+        self.kick()
 
     # -- servers that do not answer ------------------------------------------------------------------
 

@@ -217,6 +217,8 @@ class Hub:
             elif (attached := self._attached.get(found)) is not None:
                 if mask & selectors.EVENT_WRITE:
                     attached.stream.flush()
+                    if attached.session is not None:
+                        attached.session.weigh()
                 if mask & selectors.EVENT_READ:
                     ready[attached] = None
         for attached in [*ready, *(a for a in self._attached.values() if a.stream.more and a not in ready)]:

@@ -89,6 +89,7 @@ class Owner(Protocol):
     """Whose request it is, if it is not the client's own."""
 
     name: str
+    held: bool  # its requests are to stay queued; see `ClientLoop.hold`
 
     def printed(self, rank: int, request: Request, pieces: list[tuple[int, str]]) -> None:
         """The request has printed pieces; with the loop's lock."""

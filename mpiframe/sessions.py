@@ -2,6 +2,10 @@
 
 A session outlives its connections. Its requests go on when the process that pushed them has left or was
 killed, and their results wait here until a process that came back to the session has fetched them.
+
+So that they cannot fill the memory (`Config.session_memory`), the requests of a session are held in their
+queues while too much waits for it: while nobody is attached, of all its results; else, of what its process
+does not take. Of what its process has taken the oldest is let go here, as it is there.
 """
 
 from __future__ import annotations
@@ -92,7 +96,7 @@ class Record:
 class Session:
     """The requests of one session, by their own numbers. `messages.Owner` of what it pushes."""
 
-    def __init__(self, name: str, number: int, memory: int) -> None:
+    def __init__(self, name: str, number: int, memory: int, tell_held: Callable[[Session], None]) -> None:
         self.name = name
         self.number = number
         self.records: dict[int, Record] = {}  # until fetched
@@ -101,7 +105,9 @@ class Session:
         self.attached: Attached | None = None
         self.size = 0  # bytes of results that are here
         self.done = 0  # requests that have ended
+        self.held = False  # nothing more of it is sent to servers
         self._memory = memory
+        self._tell_held = tell_held
         self._lock = threading.RLock()
         self._ended: deque[Record] = deque()  # those that have ended, the oldest first
         self.collectives: dict[int, Together] = {}  # those under way, by the first id of each
@@ -131,6 +137,7 @@ class Session:
                 record.wanted, record.whole = attached, True
                 if record.answer is not None:
                     self._deliver(record, attached)
+        self.weigh()
         return {"known": known, "unknown": unknown}
 
     def fetched(self, ids: Iterable[int]) -> None:
@@ -155,6 +162,14 @@ class Session:
                 record.wanted = None
                 if record.id < 0 and record.answer is not None:
                     self._forget(record)  # nobody can ask for it again
+
+    def drop(self) -> None:
+        """Nobody will come back."""
+        with self._lock:
+            self.attached = None
+            for record in list(self.records.values()):
+                record.wanted = None
+                self._forget(record)
 
     def requests(self) -> list[Request]:
         """Those that have not ended."""
@@ -185,6 +200,8 @@ class Session:
             record.request = None
             record.answer, record.buffers, record.output = answer, buffers, request.output or ()
             self.done += 1
+            if record.id not in self.records:  # the session was dropped
+                return
             record.size = _OVERHEAD + sum(memoryview(b).nbytes for b in buffers)
             record.size += sum(len(text) for _, text in record.output)
             self.size += record.size
@@ -196,6 +213,18 @@ class Session:
                 self._forget(record)
             if self.size > self._memory:
                 self._make_room()
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Hold its requests, or release them, by what waits for it."""
+        with self._lock:
+            attached = self.attached
+            waits = self.size if attached is None else attached.stream.unsent
+            hold = waits > (self._memory * 3 // 4 if self.held else self._memory)
+            if hold == self.held:
+                return
+            self.held = hold
+        self._tell_held(self)
 
     def printed(self, rank: int, request: Request, pieces: list[tuple[int, str]]) -> None:
         """Send what a command printed, live, as long as the process takes it."""
@@ -223,19 +252,20 @@ class Session:
         record.buffers = record.output = ()
 
     def _make_room(self) -> None:
-        """Let go of results: of those the process has first, then of the oldest; never of the last one."""
+        """Let go of the oldest results that the process has; of others where even holding was no help."""
         attached = self.attached
+        if attached is None and self.size <= 2 * self._memory:
+            return
+        self._ended = deque(r for r in self._ended if r.id in self.records and r.buffers)
         has = attached.stream.sent if attached is not None else 0
-        while self._ended and self._ended[0].id not in self.records:
-            self._ended.popleft()
-        for sent in (True, False):
-            for record in list(itertools.islice(self._ended, len(self._ended) - 1)):
-                if self.size <= self._memory:
-                    return
-                if record.id not in self.records or not record.buffers:
-                    continue
-                if sent == (record.wanted is attached is not None and record.mark <= has):
-                    self._let_go(record, sent)
+        for record in list(self._ended):
+            if self.size <= self._memory * 7 // 8:  # so that not each new one makes us look at all
+                return
+            if attached is not None and record.wanted is attached and 0 < record.mark <= has:
+                self._let_go(record, True)
+        for record in list(self._ended)[:-1]:
+            if self.size > 2 * self._memory and record.buffers:
+                self._let_go(record, False)
 
     def _let_go(self, record: Record, sent: bool) -> None:
         assert record.answer is not None
@@ -305,13 +335,16 @@ class Sessions:
                 )
             if found is None:
                 memory = self._client._world.config.session_memory
-                found = self._sessions[name] = Session(name, self.next_number(), memory)
+                found = self._sessions[name] = Session(
+                    name, self.next_number(), memory, self._client._loop.hold
+                )
             if before is not None:
                 before.session = None
                 found.leave()
             attached.session, attached.who = found, who
             found.attached = attached
-            return before
+        found.weigh()
+        return before
 
     def _new_name(self, user: str) -> str:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "", user).strip("._-")[:50] or "session"
@@ -323,9 +356,10 @@ class Sessions:
         if session is not None and drop:
             self.call_off(session)
             with self._lock:
-                session.leave()
+                session.drop()
                 attached.session = None
                 self._sessions.pop(session.name, None)
+            session.weigh()
         return {}
 
     def call_off(self, session: Session) -> None:
@@ -338,10 +372,12 @@ class Sessions:
         attached.sources.clear()
         with self._lock:
             session, attached.session = attached.session, None
-            if session is not None and session.attached is attached:
-                session.leave()
-                if not session.records:
-                    self._sessions.pop(session.name, None)
+            if session is None or session.attached is not attached:
+                return
+            session.leave()
+            if not session.records:
+                self._sessions.pop(session.name, None)
+        session.weigh()
 
     def push(self, requests: Sequence[Request]) -> None:
         """Queue requests of a session. Raises WorldError where the world ends."""
@@ -365,6 +401,25 @@ class Sessions:
             self._keys = {number}
             self._client._loop.forget_functions()
         return number, attached.bodies[key]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Each session's name, whether it is connected or held, and how many requests are in which state."""
+        dispatcher = self._client._loop.dispatcher
+        rows = []
+        for session in self.all():
+            states = [str(dispatcher.state(request)) for request in session.requests()]
+            rows.append(
+                {
+                    "name": session.name,
+                    "connected": session.attached is not None,
+                    "held": session.held,
+                    "queued": len(states) - states.count("running"),
+                    "running": states.count("running"),
+                    "done": session.done,
+                    "bytes": session.size,
+                }
+            )
+        return rows
 
     def roster(self) -> dict[str, Any]:
         """Which servers there are."""

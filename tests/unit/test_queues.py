@@ -36,6 +36,7 @@ class Whose:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.held = False
 
     def printed(self, rank: int, request: Request, pieces: list[tuple[int, str]]) -> None:
         """Nothing is printed here."""
