@@ -25,6 +25,7 @@ from mpiframe.errors import CommandArgumentError, CommandError, RequestError, Ta
 
 NAMES = ("on", "servers", "interrupt", "results")
 _NUMBERED = re.compile(r'File "<(command|cell) \d+>"')
+_MATCHER = "mpiframe"
 _OPTIONS = ("--block", "--async")
 
 
@@ -340,12 +341,23 @@ def _register(shell: Any, magics: Magics) -> None:
         function.__doc__ = __doc__ if name == "on" else method.__doc__
         shell.register_magic_function(function, "line_cell" if name == "on" else "line", name)
 
-    def completions(_: Any, event: Any) -> list[str]:
-        return magics.complete("%" + event.text_until_cursor.lstrip("%"))
-
-    for key in [f"%{name}" for name in NAMES] + ["%%on"]:
-        hooks = shell.strdispatchers.get("complete_command")
-        if hooks is not None:
-            hooks.strs.pop(key, None)
-        shell.set_hook("complete_command", completions, str_key=key)
+    matchers = shell.Completer.custom_matchers
+    matchers[:] = [matcher for matcher in matchers if getattr(matcher, "matcher_identifier", "") != _MATCHER]
+    matchers.append(_matcher(magics))
     tracebacks.install(shell)
+
+
+def _matcher(magics: Magics) -> Any:
+    """How IPython asks what a word may be; alone where there is an answer, for what follows is no Python."""
+    from IPython.core.completer import SimpleCompletion, context_matcher
+
+    def matcher(context: Any) -> Any:
+        line = context.line_with_cursor[: context.cursor_position]
+        found = magics.complete("%" + line.lstrip("%")) if " " in line else []
+        return {
+            "completions": [SimpleCompletion(text=text, type="server") for text in found],
+            "matched_fragment": re.split("[ ,]", line)[-1],
+            "suppress": bool(found),
+        }
+
+    return context_matcher(identifier=_MATCHER, priority=1000)(matcher)

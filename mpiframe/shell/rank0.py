@@ -12,12 +12,14 @@ from mpiframe.launcher.foreground import is_terminal, take
 
 
 def main(words: Sequence[str]) -> int:
-    """`--plain` for Python's own prompt, `--read` for commands from standard input; the exit status."""
+    """`--plain` for Python's own prompt, `--read PATH` for commands that come from there; the exit status."""
     import mpiframe
     from mpiframe.shell import interact
 
     try:
-        if "--read" not in words:
+        if "--read" in words:
+            _take_input(words[words.index("--read") + 1])
+        else:
             _take_terminal()
         client = mpiframe.Client()
     except WorldError as error:
@@ -29,18 +31,38 @@ def main(words: Sequence[str]) -> int:
     return status
 
 
+def _take_input(path: str) -> None:
+    if path == "-":
+        return
+    _check_host()
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise WorldError(
+            f"cannot read commands from the standard input of the launcher: {error.strerror}; it has to be a "
+            "pipe or a file"
+        ) from error
+    os.dup2(fd, 0)
+    os.close(fd)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+
+
 def _take_terminal() -> None:
     name = os.environ.get(TERMINAL)
     if RUN_DIR not in os.environ or name is None:  # started by mpiexec itself
         if not is_terminal(0):
             raise WorldError("there is no terminal here; start with `mpiframe shell -n 4`")
         return
-    if not os.path.isdir(os.environ[RUN_DIR]):
+    _check_host()
+    take(name)
+
+
+def _check_host() -> None:
+    if not os.path.isdir(os.environ.get(RUN_DIR, "")):
         raise WorldError(
             f"rank 0 was started on {os.uname().nodename}, not on the host of this terminal: name that host "
             "first in the host file, or start the shell on the other"
         )
-    take(name)
 
 
 def _leave(client: object) -> None:

@@ -40,7 +40,7 @@ class Terminal:
         self.screen = _Screen(columns, lines, history=5000)
         self._stream = pyte.ByteStream(self.screen)
         script = (
-            f"trap : INT; stty -a >before; stty -g >>before; {shlex.join(words)}; status=$?; "
+            f"trap : INT QUIT; stty -a >before; stty -g >>before; {shlex.join(words)}; status=$?; "
             "stty -a >after; stty -g >>after; echo ended with $status; read rest"
         )
         (folder / "tmp").mkdir()
