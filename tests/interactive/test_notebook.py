@@ -41,7 +41,7 @@ TOUR = """
 
     servers = shown("mpiframe.launch")[-1][1].data
     rows = servers["text/html"].count("<tr>") - 1
-    assert rows == 3 or rows == 4, servers
+    assert rows == 3, servers
     assert servers["text/html"].count("idle") == rows
 
     (response,) = shown("np.arange(10.0)")
