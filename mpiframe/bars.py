@@ -312,6 +312,7 @@ class Screen:
         self._away_until = 0.0  # monotonic seconds
         self._paint = _painter()
         self._aside: list[tuple[str, Any, _Aside]] = []
+        self._rests = False  # where there is a prompt
 
     def draw(self, bar: TerminalDisplay, picture: Picture) -> None:
         """Draw this bar anew; if it is over, it stays where it is, and what follows comes below."""
@@ -344,6 +345,14 @@ class Screen:
             file.flush()
             return len(text)
 
+    def rest(self, *_: Any) -> None:
+        """Take the bars away until they are drawn again: what follows is a prompt's."""
+        with self._lock:
+            if self._bars:
+                self._write(self._erased())
+                self._bars.clear()
+                self._remove()
+
     # -- inside, with the lock -----------------------------------------------------------------------
 
     def _erased(self) -> str:
@@ -372,6 +381,10 @@ class Screen:
     def _install(self) -> None:
         if self._aside:
             return
+        shell = running_ipython()
+        if shell is not None and not self._rests:
+            self._rests = True
+            shell.events.register("post_run_cell", self.rest)
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
             if stream is None or (self._through is None and not _is_terminal(stream)):

@@ -143,16 +143,10 @@ class Watch:
             self._drawn = False
 
     def while_yielding(self, results: Iterator[Any]) -> Iterator[Any]:
-        """Yield these, drawing on the way; at their end, or when nobody wants more, the bar is over."""
+        """Yield these, which `wait` here; at their end, or when nobody wants more, the bar is over."""
         try:
-            for value in results:
-                yield value
-                if self._news:
-                    self.look()
+            yield from results
         finally:
-            close = getattr(results, "close", None)
-            if close is not None:
-                close()
             self.over()
 
     # -- inside ------------------------------------------------------------------------------------
@@ -294,6 +288,7 @@ class _Waiting:
         for _ in self.given:
             if not self.ready and not self.until(lambda: bool(self.ready), deadline):
                 raise self._late(timeout)
+            self.watch.look()
             yield self.ready.popleft()
 
     def _news(self, enough: Callable[[], bool]) -> bool:

@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -200,6 +201,28 @@ def test_what_many_threads_print_is_whole(monkeypatch: pytest.MonkeyPatch) -> No
     wanted = {f"[server {s} #{n + 1}] line {n}" for s in range(1, 5) for n in range(50)}
     assert set(lines[:-2]) == wanted
     assert len(lines) == len(wanted) + 2
+
+
+def test_a_bar_that_is_not_over_leaves_a_prompt_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Events:
+        def register(self, name: str, function: Any) -> None:
+            self.found = name, function
+
+    terminal, events = take_over(monkeypatch), Events()
+    monkeypatch.setattr(bars, "running_ipython", lambda: SimpleNamespace(events=events))
+    bar = TerminalDisplay(Screen(terminal))
+    bar.draw(picture())
+    name, at_prompt = events.found
+    assert name == "post_run_cell"
+    at_prompt(None)
+    assert terminal.lines() == []
+    assert sys.stdout is terminal
+    print("In [2]: next(results)")
+    bar.draw(picture(done=130))
+    assert len(terminal.lines()) == 3
+    at_prompt(None)
+    at_prompt(None)
+    assert terminal.lines() == ["In [2]: next(results)"]
 
 
 def test_a_stream_that_was_kept_goes_on_when_the_bar_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
