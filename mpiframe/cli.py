@@ -20,6 +20,7 @@ from mpiframe.errors import WorldError
 _USAGE_STATUS = 2  # what argparse uses for a wrong command line
 
 _LATE = {
+    "report": ("mpiframe.report", "what limited a run that was traced: words and a picture"),
     "difx": ("mpiframe.plugins.difx.command_line", "jobs of the DiFX correlator"),
 }
 """Subcommands by their modules, which have `add_arguments(parser)` and `run(options)`, and are imported when
