@@ -113,6 +113,8 @@ def read(path: str) -> Trace:
     with gzip.open(path, "rb") if packed else open(path, "rb") as file:
         try:
             whole = _read_lines(reader, file)
+            if not reader.facts:  # which are in the first event of ours
+                raise _OtherForm
         except _OtherForm:
             whole = _read_whole(reader, path, packed)
         except (KeyError, TypeError, AttributeError) as error:

@@ -143,7 +143,7 @@ def _lines(analysis: Analysis, width: int) -> Iterator[str]:
     for line in limits(analysis):
         yield from textwrap.wrap(line, width, initial_indent="- ", subsequent_indent="  ")
     yield ""
-    yield "Servers: busy, commands, and why they were not busy"
+    yield "Servers: busy, commands, why idle"
     room = min(max(len(s.label) for s in analysis.servers), max(width - 30, 10))
     bar = max(min(width - room - 24, 40), 4)
     for server in analysis.servers:
@@ -155,10 +155,10 @@ def _lines(analysis: Analysis, width: int) -> Iterator[str]:
             line += f"  {why} {server.spent[why]:.0%}"
         yield line
     yield ""
-    yield "Waiting       median      90 %      99 %      most"
+    yield "Waited   median    90 %    99 %    most"
     for phase, values in analysis.waits.items():
         marks = [*np.quantile(values, [0.5, 0.9, 0.99]), values.max()]
-        yield f"{phase:<10}" + "".join(f"{seconds_of(float(mark)):>10}" for mark in marks)
+        yield f"{phase:<7}" + "".join(f"{seconds_of(float(mark)):>8}" for mark in marks)
     yield ""
     yield "Commands by the time they ran"
     for name, count, seconds in analysis.names:
