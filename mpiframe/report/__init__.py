@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 
@@ -31,11 +32,16 @@ def run(options: argparse.Namespace) -> int:
         found = analysis.analyse(trace)
     except ValueError as error:
         raise WorldError(f"there is nothing to say of {options.trace}: {error}") from error
-    sys.stdout.write(words.text(found, shutil.get_terminal_size((100, 24)).columns))
+    text = words.text(found, shutil.get_terminal_size((100, 24)).columns)
     if not options.text:
         output = options.output or default_output(options.trace)
         _draw(found, output)
-        print(f"\nwrote {output}")
+        text += f"\nwrote {output}\n"
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -61,7 +61,7 @@ def draw(analysis: Analysis, path: str) -> None:
 def _figure(analysis: Analysis) -> Figure:
     servers = analysis.servers
     rows = min(len(servers), _ROWS)
-    tall = 0.9 + 0.24 * rows
+    tall = 0.9 + 0.24 * min(rows, 12) + 0.16 * max(rows - 12, 0)
     said = _paragraphs(analysis)
     heads = 0.75 + 0.19 * sum(len(part) for part in said)
     heights = [heads, tall, 1.5, max(tall, 2.2), 2.4]

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mpiframe.report.analysis import REASONS, RUNNING, Analysis
+from mpiframe.report.analysis import REASONS, RUNNING, Analysis, Server
 
 _BUSY = 0.85  # from here on the servers are what limits
+_MANY = 40  # servers that are all shown
 _WORTH = 0.10  # a share of the servers' time that is worth a line
 
 
@@ -30,10 +31,14 @@ def limits(analysis: Analysis) -> list[str]:
     others = [s.spent[RUNNING] for s in servers if s is not busiest]
     if others and share >= 0.6 and share >= 1.5 * float(np.mean(others)) and "elsewhere" not in reasons:
         own = int((~trace.any[trace.server == busiest.rank].astype(bool)).sum())
+        why = (
+            f"{own} of its {busiest.commands} commands were pushed for it by its rank"
+            if own
+            else "any server might have run its commands, so its host may be slower"
+        )
         words.append(
             f"One server: {busiest.label} was busy for {share:.0%} of the time, the others for "
-            f"{float(np.mean(others)):.0%}; {own} of its {busiest.commands} commands were pushed for it by "
-            "its rank."
+            f"{float(np.mean(others)):.0%}; {why}."
         )
     return words or [
         f"Nothing stands out: the servers ran commands for {running:.0%} of the time, and waited for many "
@@ -136,6 +141,15 @@ def text(analysis: Analysis, width: int = 100) -> str:
     return "\n".join(_lines(analysis, max(width, 40))) + "\n"
 
 
+def _shown(analysis: Analysis) -> list[Server]:
+    """All servers, or of very many the busiest and the idlest."""
+    servers = analysis.servers
+    if len(servers) <= _MANY:
+        return servers
+    order = sorted(servers, key=lambda s: -s.busy)
+    return [*order[: _MANY // 2], *order[-_MANY // 2 :]]
+
+
 def _lines(analysis: Analysis, width: int) -> Iterator[str]:
     yield from textwrap.wrap(headline(analysis), width)
     yield ""
@@ -143,10 +157,11 @@ def _lines(analysis: Analysis, width: int) -> Iterator[str]:
     for line in limits(analysis):
         yield from textwrap.wrap(line, width, initial_indent="- ", subsequent_indent="  ")
     yield ""
-    yield "Servers: busy, commands, why idle"
+    few = "" if len(analysis.servers) <= _MANY else f" (the first and last {_MANY // 2})"
+    yield f"Servers: busy, commands, why idle{few}"[:width]
     room = min(max(len(s.label) for s in analysis.servers), max(width - 30, 10))
     bar = max(min(width - room - 24, 40), 4)
-    for server in analysis.servers:
+    for server in _shown(analysis):
         share = server.spent[RUNNING]
         filled = "#" * round(share * bar)
         why = max(REASONS, key=lambda key: server.spent[key])
