@@ -23,6 +23,7 @@ _LATE = {
     "top": ("mpiframe.top", "look at a running world in the terminal"),
     "dashboard": ("mpiframe.dashboard.command_line", "look at a running world in a browser"),
     "shell": ("mpiframe.shell", "a prompt that is the client, with servers behind it"),
+    "report": ("mpiframe.report", "what limited a run that was traced: words and a picture"),
     "difx": ("mpiframe.plugins.difx.command_line", "jobs of the DiFX correlator"),
     "start": ("mpiframe.worlds.start", "leave a world running, to attach to"),
     "attach": ("mpiframe.worlds.attach", "work with a world that runs"),

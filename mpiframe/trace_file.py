@@ -64,12 +64,15 @@ class ServerClock:
         if received - self._since > _WINDOW:
             self._old_low, self._old_high, self._since = self._low, self._high, received
             self._low, self._high = -_UNKNOWN, _UNKNOWN
-        self._low = max(self._low, finished - received)
-        self._high = min(self._high, started - sent)
+        low, high = finished - received, started - sent
+        self._low, self._high = max(self._low, low), min(self._high, high)
+        if self._low > self._high:  # one of the clocks was set
+            self._low, self._high = low, high
+            self._old_low, self._old_high = -_UNKNOWN, _UNKNOWN
 
     def _bounds(self) -> tuple[float, float]:
         low, high = max(self._low, self._old_low), min(self._high, self._old_high)
-        if low > high:  # it has drifted, or was set
+        if low > high:  # one has drifted
             low, high = self._low, self._high
         return low, high
 

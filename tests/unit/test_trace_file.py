@@ -234,6 +234,15 @@ def test_a_clock_that_drifts_is_followed() -> None:
     assert clock.offset == pytest.approx(1e-4 * 1000, abs=3e-3)
 
 
+def test_a_clock_that_is_set_is_followed_at_once() -> None:
+    clock = ServerClock(True)
+    clock.learn(0.0, 0.1, 0.2, 0.3)
+    clock.learn(1.0, 1.1, 3601.2, 1.3)  # meanwhile
+    clock.learn(2.0, 3602.1, 3602.2, 2.3)
+    assert clock.offset == pytest.approx(3600.0)
+    assert clock.error == pytest.approx(0.1)
+
+
 def test_a_clock_that_was_set_back_breaks_nothing() -> None:
     write(end(1, 1.0, 2.0, sent=1.5, ended=1.2), end(2, 0.5, 0.4, sent=3.0), end(3, -9.0, -8.0))
 
