@@ -71,7 +71,7 @@ function fill(body, rows) {
         inner.style.width = `${Math.round(Math.min(Math.max(bar, 0), 1) * 100)}%`;
         at.firstChild.title = `${Math.round(bar * 100)} %`;
       } else if (how !== undefined) {
-        at.replaceChildren(make("span", how, `state ${/^[a-z_]+$/.test(how) ? how : ""}`));
+        at.replaceChildren(make("span", how, `state ${/^[a-z_]+$/i.test(how) ? how.toLowerCase() : ""}`));
       } else if (at.textContent !== String(text) || at.firstElementChild) {
         at.textContent = text;
       }
@@ -204,7 +204,7 @@ function cellOf(value) {
   return { text: String(value), title: String(value) };
 }
 
-const STATES = /^(pending|held|running|completed|done|failed|cancelled|timeout|lost|error|waiting|queued|terminated|refused|checked|unknown|out_of_memory|node_failure)$/;
+const STATES = /^(pending|held|running|completed|done|failed|cancelled|timeout|lost|error|waiting|queued|terminated|refused|checked|unknown|out_of_memory|node_failure)$/i;
 
 function showPanels(panels) {
   const box = $("panels");

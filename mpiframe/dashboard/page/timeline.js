@@ -151,7 +151,7 @@ export class Timeline {
           pen.beginPath();
           pen.rect(from, top, wide, tall);
           pen.clip();
-          pen.fillStyle = span.status === "running" ? "#1b2230" : "#ffffff";
+          pen.fillStyle = span.status === "running" ? "#1b2230" : colour("on-span");
           pen.textAlign = "left";
           pen.fillText(label(span), from + 5, top + tall / 2 + 0.5);
           pen.restore();
