@@ -24,7 +24,6 @@ from mpiframe.output import STDERR, Piece
 
 if TYPE_CHECKING:
     from mpiframe.client import Client
-    from mpiframe.sessions import Session
 
 BOUNDS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)
 """Seconds that the classes of the two histograms end at; one more class has what took longer."""
@@ -44,13 +43,14 @@ _FAILED = (Status.FAILED, Status.LOST, Status.TIMEOUT)
 class Watch:
     """An observer of a client's loop that keeps the last of what happened, and counts.
 
-    name: of the world. sessions: returns those of its hub, if it has one.
+    name: of the world. sessions: where it is set, it returns one dict a session of the hub: name, connected,
+    queued, running, done.
     """
 
     def __init__(self, client: Client, name: str = "") -> None:
         self._client = client
         self.name = name
-        self.sessions: Callable[[], list[Session]] = list
+        self.sessions: Callable[[], list[dict[str, Any]]] = list
         self._started = clock()
         self._lock = threading.Lock()  # of all below but the two queues
         self._ends: deque[tuple[Any, ...]] = deque(maxlen=50 * _FOLD)
@@ -136,7 +136,7 @@ class Watch:
                 "world": self._world(),
                 "servers": servers,
                 "shared_queue": shared,
-                "sessions": self._sessions(servers),
+                "sessions": self.sessions(),
                 "statuses": {status.value: count for status, count in self._statuses.items() if count},
                 "run_seconds": self._run.facts(),
                 "wait_seconds": self._wait.facts(),
@@ -184,22 +184,6 @@ class Watch:
                     }
                 )
             return rows, loop.dispatcher.shared()
-
-    def _sessions(self, servers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        found = []
-        running = Counter(row["session"] for row in servers)
-        for one in self.sessions():
-            left = sum([record.answer is None and record.id > 0 for record in list(one.records.values())])
-            found.append(
-                {
-                    "name": one.name,
-                    "connected": one.attached is not None,
-                    "queued": max(left - running[one.name], 0),
-                    "running": running[one.name],
-                    "done": one.done,
-                }
-            )
-        return found
 
     def _panels(self, ranks: list[int]) -> dict[str, list[dict[str, Any]]]:
         """What plugins show, by their names; of one that is the same on all servers, the newest."""
