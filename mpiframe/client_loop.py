@@ -493,11 +493,11 @@ class ClientLoop(Driver):
             if request.output is None:
                 request.output = []
             request.output.extend(pieces)
-            if request.owner is not None:
-                request.owner.printed(rank, request, pieces)
-                return
         if self.observers:
             self._tell_printed(rank, id, pieces)
+        if request is not None and request.owner is not None:
+            request.owner.printed(rank, request, pieces)
+            return
         self._printer.feed(rank, id, pieces)
 
     def server_gone(self, rank: int) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from time import time as clock
 from typing import TYPE_CHECKING, Any
 
-from mpiframe.messages import Request, Status
+from mpiframe.messages import Request, Status, within_session
 from mpiframe.output import STDERR, Piece
 
 if TYPE_CHECKING:
@@ -43,19 +43,18 @@ _FAILED = (Status.FAILED, Status.LOST, Status.TIMEOUT)
 class Watch:
     """An observer of a client's loop that keeps the last of what happened, and counts.
 
-    name: of the world. `sessions`, where it is set, returns one dict a session (name, connected, queued,
-    running, done), and `session_of` the name of the session that a request belongs to.
+    name: of the world. sessions: where it is set, it returns one dict a session of the hub: name, connected,
+    queued, running, done.
     """
 
     def __init__(self, client: Client, name: str = "") -> None:
         self._client = client
         self.name = name
         self.sessions: Callable[[], list[dict[str, Any]]] = list
-        self.session_of: Callable[[int], str | None] | None = None
         self._started = clock()
         self._lock = threading.Lock()  # of all below but the two queues
         self._ends: deque[tuple[Any, ...]] = deque(maxlen=50 * _FOLD)
-        self._texts: deque[tuple[int, int, int, str]] = deque(maxlen=2 * _FOLD)
+        self._texts: deque[tuple[int, int, str | None, int, str]] = deque(maxlen=2 * _FOLD)
         self._seq = 0
         self._spans: deque[dict[str, Any]] = deque(maxlen=_SPANS)
         self._output: deque[dict[str, Any]] = deque()
@@ -90,6 +89,7 @@ class Watch:
                 request.sent_at,
                 request.started_at,
                 request.finished_at or clock(),
+                request.owner,
             )
         )
         if len(ends) >= _FOLD:
@@ -97,8 +97,10 @@ class Watch:
 
     def printed(self, rank: int, id: int, pieces: list[Piece]) -> None:
         """Keep what was printed; of very long pieces the end."""
+        request = self._client._loop.requests.get(id)
+        session = request.owner.name if request is not None and request.owner is not None else None
         for stream, text in pieces:
-            self._texts.append((rank, id, stream, text[-_LONGEST_PIECE:]))
+            self._texts.append((rank, within_session(id), session, stream, text[-_LONGEST_PIECE:]))
         if len(self._texts) >= _FOLD:
             self._fold_if_free()
 
@@ -173,7 +175,8 @@ class Watch:
                         "pid": info.pid,
                         "state": info.state,
                         "queued": info.queued,
-                        "running": info.running,
+                        "running": None if info.running is None else within_session(info.running),
+                        "session": None if running is None or running.owner is None else running.owner.name,
                         "command": _one_line(text_of(running.command)) if running is not None else None,
                         "since": running.sent_at if running is not None else None,
                         "cpu": info.cpu,
@@ -214,11 +217,18 @@ class Watch:
         while ends:
             self._count([ends.popleft() for _ in range(min(len(ends), _FOLD))])
         while texts:
-            rank, id, stream, text = texts.popleft()
+            rank, id, session, stream, text = texts.popleft()
             self._seq += 1
-            name = "stderr" if stream == STDERR else "stdout"
-            piece = {"seq": self._seq, "server": rank, "request": id, "stream": name, "text": text}
-            self._output.append(piece)
+            self._output.append(
+                {
+                    "seq": self._seq,
+                    "server": rank,
+                    "session": session,
+                    "request": id,
+                    "stream": "stderr" if stream == STDERR else "stdout",
+                    "text": text,
+                }
+            )
             self._characters += len(text)
             while self._characters > _CHARACTERS:
                 self._characters -= len(self._output.popleft()["text"])
@@ -228,7 +238,7 @@ class Watch:
         servers, run, wait = self._servers, self._run, self._wait
         done = 0
         for end in ends:
-            _, rank, _, status, queued, _, started, finished = end
+            _, rank, _, status, queued, _, started, finished, owner = end
             server = servers.get(rank)
             if server is None:
                 if rank is None:  # it was never sent
@@ -259,6 +269,7 @@ class Watch:
             if (
                 seconds < _SHORT
                 and status is server.status
+                and owner is server.owner
                 and -_GAP < started - server.finished < _GAP
                 and finished < server.until
             ):
@@ -267,7 +278,7 @@ class Watch:
                 continue
             if server.end is not None:
                 self._keep(_span(server.end, server))
-            server.end, server.status, server.count = end, status, 1
+            server.end, server.status, server.owner, server.count = end, status, owner, 1
             server.finished = finished
             server.until = started + _BLOCK if seconds < _SHORT else 0.0
         self._statuses[_DONE] += done
@@ -281,7 +292,6 @@ class Watch:
     def _keep(self, span: dict[str, Any]) -> None:
         self._seq += 1
         span["seq"] = self._seq
-        span["session"] = self.session_of(span["id"]) if self.session_of is not None else None
         self._spans.append(span)
 
     def _spans_since(self, since: int) -> list[dict[str, Any]]:
@@ -301,14 +311,15 @@ class Watch:
 class _Server:
     """What one server has done, and the span that its next command may still share."""
 
-    __slots__ = ("busy", "count", "done", "end", "failed", "finished", "last", "status", "until")
+    __slots__ = ("busy", "count", "done", "end", "failed", "finished", "last", "owner", "status", "until")
 
     def __init__(self) -> None:
         self.done = self.failed = self.count = 0
         self.busy = 0.0  # seconds
         self.last = 0.0  # when its last command ended
         self.end: tuple[Any, ...] | None = None  # of the first command of the span
-        self.status: Status | None = None
+        self.status: Status | None = None  # of all its commands
+        self.owner: Any = None
         self.finished = 0.0  # when its last command ended
         self.until = 0.0  # when it is to be over
 
@@ -331,9 +342,10 @@ class _Histogram:
 
 def _span(end: tuple[Any, ...], shared: _Server | None = None) -> dict[str, Any]:
     """A command that has ended, or several that share a span."""
-    id, rank, command, status, queued, sent, started, finished = end
+    id, rank, command, status, queued, sent, started, finished, owner = end
     span = {
-        "id": id,
+        "id": within_session(id),
+        "session": None if owner is None else owner.name,
         "server": rank,
         "command": _one_line(command),
         "status": status.value,

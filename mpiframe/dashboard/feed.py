@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -55,7 +56,7 @@ class Feed:
         async with self._polling:
             since = self.last.get("seq", 0)
             try:
-                news = await asyncio.get_running_loop().run_in_executor(None, self._source, since)
+                news = await _in_thread(self._source, since)
             except GONE as error:
                 self.gone = str(error) or type(error).__name__
             else:
@@ -89,3 +90,29 @@ class Feed:
             self.viewers -= 1
             async with self._changed:
                 self._changed.notify_all()
+
+
+async def _in_thread(source: Source, since: int) -> dict[str, Any]:
+    """What it returns. Its thread does not keep the process from ending, however long it takes."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[dict[str, Any]] = loop.create_future()
+
+    def settle(news: dict[str, Any] | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if news is None:
+            future.set_exception(error or RuntimeError("there was no snapshot"))
+        else:
+            future.set_result(news)
+
+    def work() -> None:
+        news, problem = None, None
+        try:
+            news = source(since)
+        except BaseException as error:
+            problem = error
+        with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
+            loop.call_soon_threadsafe(settle, news, problem)
+
+    threading.Thread(target=work, name="mpiframe-snapshot", daemon=True).start()
+    return await future

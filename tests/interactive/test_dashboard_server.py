@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -406,3 +407,33 @@ def test_a_token_file_that_holds_none_is_refused(tmp_path: Path, text: str) -> N
 def test_a_token_file_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(WorldError, match="No such file"):
         token_of(tmp_path / "no" / "folder")
+
+
+def test_a_world_that_does_not_answer_does_not_hold_the_dashboard(world: FakeWorld) -> None:
+    stuck = threading.Event()
+
+    def source(since: int) -> dict[str, Any]:
+        if since:
+            stuck.wait(60)
+        return world(since)
+
+    dashboard = Dashboard(source)
+    dashboard.start()
+    viewer = Events(dashboard)
+    viewer.next()
+    begun = time.monotonic()
+    dashboard.stop()
+    assert time.monotonic() - begun < 15
+    assert dashboard._thread is not None
+    assert not dashboard._thread.is_alive()
+    viewer.close()
+    stuck.set()
+
+
+def test_what_is_wrong_with_a_source_is_told_and_does_not_hang() -> None:
+    def source(since: int) -> dict[str, Any]:
+        raise KeyError("a bug")
+
+    dashboard = Dashboard(source)
+    with pytest.raises(KeyError, match="a bug"):
+        asyncio.run(dashboard.serve())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mpiframe.messages import Request, ServerInfo, Status
+from mpiframe.messages import Request, ServerInfo, Status, world_wide
 from mpiframe.output import STDERR, STDOUT
 from mpiframe.watch import BOUNDS, Watch, text_of
 
@@ -256,14 +256,35 @@ def test_an_ended_request_is_let_go_of(watch: Watch) -> None:
     assert gone() is None
 
 
-def test_sessions_are_whose_the_hub_says(watch: Watch) -> None:
-    watch.sessions = lambda: [{"name": "ann-1", "connected": True, "queued": 0, "running": 0, "done": 1}]
-    watch.session_of = lambda id: "ann-1" if id == 1 else None
-    watch.ended(request(1))
-    watch.ended(request(2, at=T + 5))
+def test_sessions_are_told_with_what_they_have_and_ids_are_their_own(
+    watch: Watch, client: FakeClient
+) -> None:
+    ann = SimpleNamespace(name="ann-1")
+    rows = [{"name": "ann-1", "connected": True, "queued": 2, "running": 1, "done": 7}]
+    watch.sessions = lambda: rows
+    client.rows = [ServerInfo(1, "here", 10, "busy", 0, world_wide(5, 2), None, None)]
+    running = Request(world_wide(5, 2), 1, 7, "f()", (), sent_at=T, owner=ann)  # type: ignore[arg-type]
+    client._loop.requests[running.id] = running
+    first = request(world_wide(5, 1), 1)
+    first.owner = ann  # type: ignore[assignment]
+    watch.ended(first)
+    watch.ended(request(1, 1, T + 5))
+    watch.printed(1, running.id, [(STDOUT, "hello")])
     now = watch.snapshot()
-    assert [s["session"] for s in now["spans"]] == ["ann-1", None]
-    assert now["sessions"][0]["name"] == "ann-1"
+    assert now["sessions"] == rows
+    assert [(s["session"], s["id"]) for s in now["spans"]] == [("ann-1", 1), (None, 1)]
+    assert [(o["session"], o["request"]) for o in now["output"]] == [("ann-1", 2)]
+    assert (now["servers"][0]["session"], now["servers"][0]["running"]) == ("ann-1", 2)
+    json.dumps(now)
+
+
+def test_commands_of_two_sessions_share_no_span(watch: Watch) -> None:
+    ann, bob = SimpleNamespace(name="ann-1"), SimpleNamespace(name="bob-1")
+    for i in range(8):
+        one = request(world_wide(1 + i // 4, i), 1, T + i * 1e-3, 0.5e-3)
+        one.owner = ann if i < 4 else bob  # type: ignore[assignment]
+        watch.ended(one)
+    assert [(s["session"], s["count"]) for s in watch.snapshot()["spans"]] == [("ann-1", 4), ("bob-1", 4)]
 
 
 def test_panels_are_by_plugin_and_server_and_one_where_all_are_the_same(

@@ -71,7 +71,7 @@ function fill(body, rows) {
         inner.style.width = `${Math.round(Math.min(Math.max(bar, 0), 1) * 100)}%`;
         at.firstChild.title = `${Math.round(bar * 100)} %`;
       } else if (how !== undefined) {
-        at.replaceChildren(make("span", how, `state ${/^[a-z_]+$/.test(how) ? how : ""}`));
+        at.replaceChildren(make("span", how, `state ${/^[a-z_]+$/i.test(how) ? how.toLowerCase() : ""}`));
       } else if (at.textContent !== String(text) || at.firstElementChild) {
         at.textContent = text;
       }
@@ -134,7 +134,7 @@ function showServers(now) {
       { text: s.host, className: "host", title: `${s.host}, process ${s.pid}` },
       { state: s.state },
       { text: s.queued, className: "number" },
-      { text: s.command ?? "", className: "command", title: s.running === null ? "" : `#${s.running} ${s.command ?? ""}` },
+      { text: s.command ?? "", className: "command", title: s.running === null ? "" : `#${s.running}${s.session ? ` of ${s.session}` : ""}: ${s.command ?? ""}` },
       { text: s.since === null ? "" : span(now.now - s.since), className: "number" },
       { text: cpu === null ? "" : `${Math.round(cpu * 100)} %`, className: "number" },
       { text: bytes(s.rss), className: "number" },
@@ -163,7 +163,7 @@ function showOutput(pieces) {
   const box = $("output");
   const filter = $("filter").value;
   for (const piece of pieces) {
-    const place = `${piece.server}/${piece.request}/${piece.stream}`;
+    const place = `${piece.server}/${piece.session}/${piece.request}/${piece.stream}`;
     const lines = piece.text.split("\n");
     lines.forEach((text, index) => {
       let line = index === 0 ? tails.get(place) : undefined;
@@ -173,6 +173,7 @@ function showOutput(pieces) {
         line = make("div", undefined, piece.stream);
         line.dataset.server = piece.server;
         line.hidden = filter !== "" && filter !== String(piece.server);
+        if (piece.session) line.title = `of ${piece.session}`;
         line.append(make("b", piece.request > 0 ? `${piece.server} #${piece.request}` : `${piece.server}`), make("span", text));
         box.append(line);
       }
@@ -204,7 +205,7 @@ function cellOf(value) {
   return { text: String(value), title: String(value) };
 }
 
-const STATES = /^(pending|held|running|completed|done|failed|cancelled|timeout|lost|error|waiting|queued|terminated|refused|checked|unknown|out_of_memory|node_failure)$/;
+const STATES = /^(pending|held|running|completed|done|failed|cancelled|timeout|lost|error|waiting|queued|terminated|refused|checked|unknown|out_of_memory|node_failure)$/i;
 
 function showPanels(panels) {
   const box = $("panels");

@@ -75,7 +75,7 @@ export class Timeline {
     for (let i = first; i < lane.length && lane[i].seq <= last; i += 1) yield lane[i];
     if (server.running !== null && server.since !== null) {
       yield {
-        id: server.running, server: server.rank, command: server.command, status: "running",
+        id: server.running, session: server.session, server: server.rank, command: server.command, status: "running",
         started: server.since, finished: null,
       };
     }
@@ -143,7 +143,7 @@ export class Timeline {
         if (to < LABEL) continue;
         const wide = Math.max(to - from - (to - from > 4 ? 1 : 0), 1.2);
         pen.fillStyle = colours[span.status] ?? colour("cancelled");
-        pen.globalAlpha = this.hovered && this.hovered.id !== span.id ? 0.6 : 1;
+        pen.globalAlpha = this.hovered && !same(this.hovered, span) ? 0.6 : 1;
         pen.fillRect(from, top, wide, tall);
         pen.globalAlpha = 1;
         if (wide > 42 && row >= 16) {
@@ -151,12 +151,12 @@ export class Timeline {
           pen.beginPath();
           pen.rect(from, top, wide, tall);
           pen.clip();
-          pen.fillStyle = span.status === "running" ? "#1b2230" : "#ffffff";
+          pen.fillStyle = span.status === "running" ? "#1b2230" : colour("on-span");
           pen.textAlign = "left";
           pen.fillText(label(span), from + 5, top + tall / 2 + 0.5);
           pen.restore();
         }
-        if (this.pinned && this.pinned.id === span.id && this.pinned.server === span.server) {
+        if (this.pinned && same(this.pinned, span)) {
           pen.strokeStyle = colour("text");
           pen.lineWidth = 1.5;
           pen.strokeRect(from, top, wide, tall);
@@ -205,4 +205,8 @@ export class Timeline {
 
 function label(span) {
   return span.count > 1 ? `${span.count} × ${span.command}` : span.command ?? `#${span.id}`;
+}
+
+function same(one, other) {
+  return one.id === other.id && one.session === other.session && one.server === other.server;
 }
