@@ -191,7 +191,9 @@ def add_launching(parser: argparse.ArgumentParser) -> None:
         "-n", type=int, required=True, metavar="N", help="ranks, the client among them (2 or more)"
     )
     _add_mpiexec(parser)
-    parser.add_argument("--hostfile", metavar="FILE", help="hosts to use, in the format of the MPI")
+    parser.add_argument(
+        "--hostfile", metavar="FILE", help="hosts to use, in the format of the MPI, or a line a rank"
+    )
     parser.add_argument(
         "--grace",
         type=seconds,

@@ -6,8 +6,10 @@ import importlib.metadata
 import itertools
 import json
 import os
+import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +18,7 @@ from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import CALLER_ENV, JOIN, RESILIENT, scrub_environment
 from mpiframe.launcher.library import MpiLibrary, find_library, find_mpiexec
 
+_BARE_NAME = re.compile(r"[\w.-]+", re.ASCII)
 _ALLOCATIONS = ("SLURM_JOB_ID", "PBS_NODEFILE", "PE_HOSTFILE", "LSB_MCPU_HOSTS")
 # Open MPI gives these to ranks on this host only, unless it is told their names.
 _EXPORTED = ("MPI4PY_LIBMPI", "MPI4PY_MPIABI", "PYTHONPATH", "LD_LIBRARY_PATH", "MPIFRAME_TRACE")
@@ -87,7 +90,8 @@ def plan(
     n: ranks, the client among them; at least 2.
     python_args: what follows the interpreter, for example ``["-m", "mpiframe", "script.py"]``.
     mpiexec: the launcher to use; found by itself if None.
-    hostfile: path of a list of hosts, in the format of the MPI in use.
+    hostfile: path of a list of hosts, in the format of the MPI in use; or a name a line, as often as the host
+        takes ranks.
     extra: arguments for the launcher, placed after those decided here.
     resilient: start a world that outlives a dead server.
     variables: further ones for the ranks; Open MPI gives those of `_EXPORTED` to other hosts, too.
@@ -110,7 +114,7 @@ def plan(
         raise WorldError(why_not)
     if how == "joined":
         return _joined_plan(n, python_args, library, path, hostfile, extra, added, env)
-    flags = [*_host_flags(library, hostfile), *_export_flags(library, env, hostfile), *extra]
+    flags = [*_host_flags(library, hostfile, n), *_export_flags(library, env, hostfile), *extra]
     if how == "ulfm":
         flags[:0] = ["--with-ft", "ulfm"]
         if not _is_local(env, hostfile):
@@ -240,10 +244,18 @@ def _is_local(env: Mapping[str, str], hostfile: str | None) -> bool:
     return hostfile is None and not any(name in env for name in _ALLOCATIONS)
 
 
-def _host_flags(library: MpiLibrary, hostfile: str | None) -> list[str]:
+def _host_flags(library: MpiLibrary, hostfile: str | None, n: int) -> list[str]:
+    """A list with a line a rank, as PBS writes it, means the same for every MPI."""
     if hostfile is None:
         return []
-    return ["--hostfile" if library.vendor == "Open MPI" else "-f", hostfile]
+    if library.vendor != "Open MPI":
+        return ["-f", hostfile]
+    # Open MPI counts the lines of a host where there are several; of one that has one it takes all cores.
+    with open(hostfile, encoding="utf-8") as file:
+        names = [name for line in file if (name := line.partition("#")[0].strip())]
+    if len(names) < n or any(not _BARE_NAME.fullmatch(name) for name in names):
+        return ["--hostfile", hostfile]
+    return ["--host", ",".join(f"{name}:{count}" for name, count in Counter(names).items())]
 
 
 def _export_flags(library: MpiLibrary, env: Mapping[str, str], hostfile: str | None) -> list[str]:

@@ -367,6 +367,24 @@ def test_one_rank_is_no_world(n: int) -> None:
         launcher.plan(n, ["x.py"])
 
 
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("a\nb-1.x\n# c\nb-1.x  # again\n\n", ("--host", "a:1,b-1.x:2")),
+        ("a\nb\n", ("--hostfile", "HOSTS")),  # fewer lines than ranks: as Open MPI reads it
+        ("a slots=2\nb\nc\n", ("--hostfile", "HOSTS")),
+        ("a:1\nb:1\nc:1\n", ("--hostfile", "HOSTS")),
+    ],
+)
+def test_a_host_file_with_a_line_a_rank_is_counted(
+    wheel_5: str, tmp_path: Path, text: str, flags: tuple[str, str]
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(text)
+    plan = launcher.plan(3, ["x.py"], hostfile=str(hosts))
+    assert plan.argv[3:5] == (flags[0], flags[1].replace("HOSTS", str(hosts)))
+
+
 def test_a_host_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(WorldError, match="no host file at"):
         launcher.plan(2, ["x.py"], hostfile=str(tmp_path / "hosts"))
@@ -609,6 +627,19 @@ def test_descendants_are_found_below_a_process() -> None:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(child, 0)
     assert child not in processes.descendants(os.getpid())
+
+
+def test_a_process_is_known_by_what_it_was_given() -> None:
+    env = {**os.environ, "MPIFRAME_RUN_DIR": "/run/one"}
+    command = ["/bin/sh", "-c", "echo up; exec sleep 60"]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as one:
+        assert one.stdout is not None
+        one.stdout.readline()  # while it is being replaced by the shell it has no environment
+        assert processes.was_given(one.pid, "MPIFRAME_RUN_DIR", "/run/one")
+        assert not processes.was_given(one.pid, "MPIFRAME_RUN_DIR", "/run/on")
+        assert not processes.was_given(one.pid, "RUN_DIR", "/run/one")
+        one.kill()
+    assert not processes.was_given(one.pid, "MPIFRAME_RUN_DIR", "/run/one")
 
 
 def test_the_record_of_the_caller_is_plain_json() -> None:

@@ -116,6 +116,24 @@ def locked(path: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def hold_new(path: str) -> int:
+    """Make a file whose lock is held when it is first seen; its descriptor, to be closed. Raises OSError.
+
+    A file that is locked after it was made could be taken for that of somebody who is gone.
+    """
+    part = os.path.join(os.path.dirname(path), f".{secrets.token_hex(8)}.part")
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.rename(part, path)
+    except OSError:
+        os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+        raise
+    return descriptor
+
+
 def is_held(path: str) -> bool:
     """Whether somebody holds this lock."""
     try:

@@ -6,7 +6,6 @@ A job belongs to the home, not to the client that submitted it: another client f
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import os
 import re
@@ -69,17 +68,23 @@ class LocalServer:
         self._check(description)
         for one in uploads:
             self._copy_in(one)
-        record = self.prepare(description)
+        record, alive = self.prepare(description)
         try:
-            self._start(record)
+            self._start(record, alive)
         except OSError as error:
             shutil.rmtree(record.folder, ignore_errors=True)
             raise MigLocalError(f"the process of job {record.id} cannot be started: {error}") from error
+        finally:
+            os.close(alive)
         return record.id
 
-    def prepare(self, description: Description, **values: Any) -> Record:
-        """A job's folder, with its input files and its record; nothing is left of one that cannot be made."""
+    def prepare(self, description: Description, **values: Any) -> tuple[Record, int]:
+        """A job's folder, with its input files and its record, and its open lock (-1 where it is shared).
+
+        Nothing is left of one that cannot be made.
+        """
         stamp = time.strftime("%Y%m%d_%H%M%S")
+        alive = -1
         record = Record(self.home, f"local_{stamp}_{secrets.token_hex(4)}")
         full = description.expanded(record.id)
         spec = shell.Spec(
@@ -100,6 +105,9 @@ class LocalServer:
             for source, destination, program in _inputs(full):
                 if "://" not in source:
                     self._copy_input(record, source, destination, program)
+            # Before there is a record: of one that nobody looks after others would say that it failed.
+            alive = self._claim(record)
+            record.kept_by(os.getpid())
             now = time.time()
             times = {"received": now, "queued": now}
             record.create(
@@ -112,12 +120,18 @@ class LocalServer:
                 }
             )
         except BaseException as error:
+            if alive >= 0:
+                os.close(alive)
             shutil.rmtree(record.folder, ignore_errors=True)
             shutil.rmtree(record.output(), ignore_errors=True)
             if isinstance(error, OSError):
                 raise MigLocalError(f"the job's files cannot be written: {error}") from error
             raise
-        return record
+        return record, alive
+
+    def _claim(self, record: Record) -> int:
+        """Make `alive`, held by this process; its descriptor."""
+        return disk.hold_new(record.path("alive"))
 
     def record(self, job_id: str) -> Record:
         """The record of a job. Raises MigUnknownJobIdError."""
@@ -192,36 +206,31 @@ class LocalServer:
             raise MigServerError(f"the job's input file {source} is not in {self.home}", FILE_NOT_FOUND)
         disk.copy(path, disk.inside(record.path("exec"), destination), program)
 
-    def _start(self, record: Record) -> None:
+    def _start(self, record: Record, alive: int) -> None:
         # The lock passes to the process with its descriptor, so there is no moment without it.
-        alive = os.open(record.path("alive"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        log = os.open(record.path("log"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            fcntl.flock(alive, fcntl.LOCK_EX)
-            log = os.open(record.path("log"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                lock = max(alive, log, null, 2) + 1
-                words = runner.command(record.folder, self.home, str(lock))
-                # Not a Popen: nobody here has to live as long as it does.
-                pid = os.posix_spawn(
-                    sys.executable,
-                    words,
-                    scrub_environment(os.environ),
-                    file_actions=[
-                        (os.POSIX_SPAWN_DUP2, alive, lock),
-                        (os.POSIX_SPAWN_DUP2, null, 0),
-                        (os.POSIX_SPAWN_DUP2, log, 1),
-                        (os.POSIX_SPAWN_DUP2, log, 2),
-                    ],
-                    setsid=True,
-                )
-            finally:
-                os.close(log)
-                os.close(null)
-            self._children.add(pid)
-            record.kept_by(pid)
+            lock = max(alive, log, null, 2) + 1
+            words = runner.command(record.folder, self.home, str(lock))
+            # Not a Popen: nobody here has to live as long as it does.
+            pid = os.posix_spawn(
+                sys.executable,
+                words,
+                scrub_environment(os.environ),
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, alive, lock),
+                    (os.POSIX_SPAWN_DUP2, null, 0),
+                    (os.POSIX_SPAWN_DUP2, log, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                ],
+                setsid=True,
+            )
         finally:
-            os.close(alive)
+            os.close(log)
+            os.close(null)
+        self._children.add(pid)
+        record.kept_by(pid)
 
     def _reap(self) -> None:
         for pid in list(self._children):

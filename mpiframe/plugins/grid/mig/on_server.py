@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import json
 import os
@@ -49,9 +48,8 @@ def run(parcel: Parcel) -> Outcome:
     started = time.time()
     _remove_left()
     folder = tempfile.mkdtemp(prefix=_PREFIX)
-    alive = os.open(os.path.join(folder, "alive"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    alive = disk.hold_new(os.path.join(folder, "alive"))  # another server may look for what was left just now
     try:
-        fcntl.flock(alive, fcntl.LOCK_EX)
         root = os.path.join(folder, "exec")
         os.mkdir(root)
         for destination, content, program in parcel.files:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import fcntl
 import glob
 import logging
 import os
@@ -56,8 +55,7 @@ class WorldServer(LocalServer):
                 os.unlink(old)
         # One lock for all jobs of this client: when it is gone, whoever asks for one of them sees that.
         self._alive = os.path.join(self.home, disk.JOBS, f".client-{secrets.token_hex(8)}")
-        self._held = os.open(self._alive, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._held, fcntl.LOCK_EX)
+        self._held = disk.hold_new(self._alive)
 
     def submit(self, text: str, uploads: Sequence[Upload], name: str) -> str:  # noqa: ARG002
         """Put the files into the home, and queue the job on a server; its id."""
@@ -65,11 +63,9 @@ class WorldServer(LocalServer):
         self._check(description)
         for one in uploads:
             self._copy_in(one)
-        record = self.prepare(description, own_keeper=False, if_gone=_GONE)
+        record, _ = self.prepare(description, own_keeper=False, if_gone=_GONE)
         try:
             parcel = self._parcel(record)
-            os.symlink(os.path.join("..", os.path.basename(self._alive)), record.path("alive"))
-            record.kept_by(os.getpid())
         except OSError as error:
             record.change(states.FAILED, reason=str(error))
             raise MigLocalError(f"the files of job {record.id} cannot be read: {error}") from error
@@ -135,6 +131,10 @@ class WorldServer(LocalServer):
         with contextlib.suppress(OSError):
             os.unlink(self._alive)
         os.close(self._held)
+
+    def _claim(self, record: Record) -> int:
+        os.symlink(os.path.join("..", os.path.basename(self._alive)), record.path("alive"))
+        return -1
 
     def _next_target(self) -> Any:
         if not isinstance(self._targets, (list, tuple)):

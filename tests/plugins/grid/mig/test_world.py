@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from mpiframe.plugins.grid.mig import LocalServer, Mig
+import pytest
+
+from mpiframe.plugins.grid.mig import LocalServer, Mig, disk, on_server, shell
+from mpiframe.plugins.grid.mig.records import Record
 from tests.conftest import Python
 
 DATA = Path(__file__).parent / "data"
@@ -63,11 +68,11 @@ from mpiframe.plugins.grid.plugin import Grid
 def until(condition, what):
     limit = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < limit, what
+        assert time.monotonic() < limit, what() if callable(what) else what
         time.sleep(0.005)
 
 def wait(jobs):
-    until(lambda: all(mig.job_finished(job) for job in jobs), jobs)
+    until(lambda: all(mig.job_finished(job) for job in jobs), lambda: [mig.job_info(job) for job in jobs])
     return mig.jobs_status(jobs)
 
 here = os.getcwd()
@@ -220,3 +225,49 @@ def test_a_job_of_this_machine_outlives_a_world(launcher: Any, tmp_path: Path) -
         (world.folder / "go").touch()
     assert mig.wait(job, 30) == ["FINISHED"]
     assert mig.job_output(job) == "late\n"
+
+
+def test_a_job_that_begins_is_not_taken_for_one_that_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server of this host looks for the folders of servers that were killed, at each step of ours."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    steps = 0
+
+    def look(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal steps
+        if frame.f_code in (on_server.run.__code__, disk.hold_new.__code__):
+            steps += 1
+            on_server._remove_left()  # this is not traced itself
+            return look
+        return None
+
+    spec = shell.Spec("one", ("echo here",), (), (), (), None)
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        outcome = on_server.run(on_server.Parcel(spec, ()))
+    finally:
+        sys.settrace(before)
+    assert steps > 10
+    assert outcome.reason == ""
+    assert bytes(outcome.said["stdout"]) == b"here\n"
+    assert list(tmp_path.glob("mpiframe-mig-*")) == []
+
+
+def test_a_job_that_is_being_submitted_is_not_taken_for_one_whose_keeper_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client asks for all jobs of the home while one is being submitted."""
+    mine, other = LocalServer(str(tmp_path / "home")), LocalServer(str(tmp_path / "home"))
+    create, asked = Record.create, []
+
+    def created(record: Record, values: dict[str, Any]) -> None:
+        create(record, values)
+        asked.extend(other.info(job)["STATUS"] for job in other.ids())
+
+    monkeypatch.setattr(Record, "create", created)
+    job = mine.submit("::EXECUTE::\necho here\n", (), "")
+    assert asked == ["QUEUED"]
+    assert mine.wait(job, 30)
+    assert mine.info(job)["STATUS"] == "FINISHED"
