@@ -103,9 +103,12 @@ def run(options: argparse.Namespace) -> int:
                 signal.signal(number, lambda *_: ended.set())
             port = gateway.listen(options.host, options.port)
             if not is_loopback(options.host):
-                secret = (
-                    "TLS" if options.tls_cert else "a token that everybody on the way can read, and no TLS"
-                )
+                if options.client_ca:
+                    secret = "certificates of clients, by TLS"
+                elif options.tls_cert:
+                    secret = "a token, by TLS"
+                else:
+                    secret = "a token that everybody on the way can read, and no TLS"
                 print(
                     f"WARNING: {options.host} can be reached by others; what keeps them out is {secret}",
                     file=sys.stderr,

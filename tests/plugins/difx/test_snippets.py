@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from tests.plugins.difx.conftest import mpiruns
 from tests.plugins.difx.programs.install import install
+from tests.plugins.difx.serving import await_text, served
 from tests.plugins.difx.snippets import clients, jobs
 from tests.plugins.difx.snippets.here import SNIPPETS, Here, Snippet
 from tests.plugins.scheduler.test_plugin import declared
@@ -93,33 +92,6 @@ def environment(folder: Path) -> dict[str, str]:
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     }
-
-
-@contextlib.contextmanager
-def served(folder: Path, root: Path, env: dict[str, str], *words: str) -> Iterator[tuple[int, Path]]:
-    """`mpiframe difx serve`: its port, and the file with what it says."""
-    path = f"{Path(mpiruns()[-1]).parent}{os.pathsep}{os.environ['PATH']}"
-    env = os.environ | env | {"PATH": path, "PYTHONPATH": str(ROOT)}
-    env.pop("DIFX_MPIRUNOPTIONS", None)
-    argv = [sys.executable, "-m", "mpiframe", "difx", "serve", "--root", str(root), *words]
-    log = folder / "log"
-    with open(log, "wb") as file:
-        process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=file, text=True)
-    with process:
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline()
-            found = re.fullmatch(r"server at port (\d+)\n", said)
-            assert found, (said, log.read_text())
-            yield int(found[1]), log
-        finally:
-            process.terminate()
-            try:
-                status = process.wait(SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
-    assert status == 0, log.read_text()
 
 
 @contextlib.contextmanager
@@ -226,10 +198,3 @@ def test_what_the_server_says(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     ).stdout
     assert re.search(r"--port N\s.*\(default: 50200\)", help_text)
-
-
-def await_text(path: Path, text: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while text not in path.read_text():
-        assert time.monotonic() < deadline, path.read_text()
-        time.sleep(0.01)
