@@ -3,7 +3,7 @@
     mpiframe start                              python -m mpiframe.background (a session of its own)
       launcher.plan: what is wrong is said here
       places.claim: folder, lock, secret  ----->  inherits the lock, writes the card, launcher.run
-                                                    rank 0: python -m mpiframe.hub, which announces itself
+                                                    rank 0: python -m mpiframe._hosted: its hub says so
       waits for that, or for the end              the world has ended: its folder is removed; of one that
                                                   did not end in order, the card and the log stay
 
@@ -26,8 +26,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpiframe import launcher, places
@@ -36,7 +36,7 @@ from mpiframe.launcher.environment import PLACE
 from mpiframe.launcher.processes import descendants, send
 from mpiframe.places import Card, Place
 
-HUB = ("-m", "mpiframe", "-m", "mpiframe.hub")
+HUB = ("-m", "mpiframe", "-m", "mpiframe._hosted")
 """What the ranks of a world run that has no script: rank 0 the hub, the others serve."""
 
 START_SECONDS = 60.0
@@ -58,6 +58,7 @@ class Orders:
     n: int
     how: str
     program: tuple[str, ...] = HUB
+    variables: Mapping[str, str] = field(default_factory=dict)
     mpiexec: str | None = None
     hostfile: str | None = None
     extra: tuple[str, ...] = ()
@@ -67,8 +68,9 @@ class Orders:
     fingerprint: str = ""
     key_file: str = ""
 
-    def plan(self) -> launcher.LaunchPlan:
-        """How it is started; raises WorldError where it cannot be."""
+    def plan(self, place: Place | None = None) -> launcher.LaunchPlan:
+        """How it is started, in its place; raises WorldError where it cannot be."""
+        variables = dict(self.variables) if place is None else {**self.variables, PLACE: str(place.folder)}
         return launcher.plan(
             self.n,
             self.program,
@@ -76,6 +78,7 @@ class Orders:
             hostfile=self.hostfile,
             extra=self.extra,
             resilient=self.resilient,
+            variables=variables,
         )
 
     @property
@@ -86,12 +89,18 @@ class Orders:
         return f"mpiframe run -n {self.n} {shlex.join(self.program).removeprefix('-m mpiframe ')}"
 
 
-def orders(options: argparse.Namespace, how: str, program: Sequence[str] = HUB) -> Orders:
+def orders(
+    options: argparse.Namespace,
+    how: str,
+    program: Sequence[str] = HUB,
+    variables: Mapping[str, str] | None = None,
+) -> Orders:
     """From the options of the command line (`cli.add_launching`)."""
     return Orders(
         options.n,
         how,
         tuple(program),
+        variables=dict(variables or {}),
         mpiexec=options.mpiexec,
         hostfile=options.hostfile,
         extra=tuple(options.launcher_arg),
@@ -123,9 +132,8 @@ def _conduct(place: Place, lock: int, orders: Orders) -> int:
     """Run the world of a place whose lock this process holds, and leave there what is to stay."""
     status = None
     try:
-        plan = orders.plan()
+        plan = orders.plan(place)
         place.write_card(_card(place, orders, plan))
-        plan = dataclasses.replace(plan, env_added={**plan.env_added, PLACE: str(place.folder)})
         status = launcher.run(plan, grace=orders.grace)
         return status
     finally:
@@ -392,7 +400,7 @@ class _LockWatch:
 def _await_gone(pids: Collection[int], seconds: float) -> list[int]:
     """Wait so long for processes to end; those that have not."""
     limit = time.monotonic() + seconds
-    while (left := [pid for pid in pids if _lives(pid)]) and (rest := limit - time.monotonic()) > 0:
+    while (left := [pid for pid in pids if places.ticks_of(pid)]) and (rest := limit - time.monotonic()) > 0:
         if not hasattr(os, "pidfd_open"):
             time.sleep(0.01)
             continue
@@ -404,15 +412,6 @@ def _await_gone(pids: Collection[int], seconds: float) -> list[int]:
         except OSError:  # a kernel that has no such thing
             time.sleep(0.01)
     return left
-
-
-def _lives(pid: int) -> bool:
-    """Whether there is such a process, one that has ended and that nobody has asked for left out."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except (OSError, IndexError):
-        return False
 
 
 if __name__ == "__main__":

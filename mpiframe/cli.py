@@ -72,10 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     words = ["-m", _CASAMPI if options.casampi else "mpiframe", *_program(options)]
+    variables = {} if options.trace is None else {"MPIFRAME_TRACE": os.path.abspath(options.trace)}
     if options.name is not None and not options.dry_run:
         from mpiframe import background  # late: a world without a name does without it
 
-        return background.run_named(options.name, background.orders(options, "script", words))
+        return background.run_named(options.name, background.orders(options, "script", words, variables))
     plan = launcher.plan(
         options.n,
         words,
@@ -83,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
         hostfile=options.hostfile,
         extra=options.launcher_arg,
         resilient=options.resilient,
-        variables={} if options.trace is None else {"MPIFRAME_TRACE": os.path.abspath(options.trace)},
+        variables=variables,
     )
     if options.dry_run:
         print(plan)

@@ -93,6 +93,7 @@ _NOT_OURS = tuple(
     for word in (
         "RUN_DIR", "CALLER_ENV", "TERMINAL", "PYTHON", "TEST", "JOIN", "RESILIENT",
         "SCHEDULER", "ARRAY_INDEX", "MIG_HOME", "MIG_SLOTS",
+        "PLACE", "WORLDS",
     )
 )  # fmt: skip
 

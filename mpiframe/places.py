@@ -334,6 +334,7 @@ def claim(name: str) -> tuple[Place, int]:
     with guard(folder):
         if place.is_alive():
             raise WorldError(_taken(place))
+        bury(place)
         remove(place)
         place.folder.mkdir(mode=0o700)
         lock = os.open(place.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -376,10 +377,12 @@ def process_space() -> str:
 
 
 def ticks_of(pid: int) -> int:
-    """When a process was started, in the kernel's count since boot; 0 where there is no such process."""
+    """When a process was started, in the kernel's count since boot; 0 where there is none that lives."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[19])
+            # The program's name is in brackets and may itself hold brackets and spaces.
+            state, *fields = file.read().rpartition(")")[2].split()
+            return int(fields[18]) if state not in "ZX" else 0
     except (OSError, ValueError, IndexError):
         return 0
 
@@ -422,7 +425,7 @@ def _those_that_run(alive: list[tuple[Place, Card]]) -> str:
 
 def _obituary(place: Place, card: Card) -> str:
     assert card.ended is not None
-    when = f"{'about ' if card.estimated else ''}{moment(card.ended)}"
+    when = f"{'some time after ' if card.estimated else ''}{moment(card.ended)}"
     status = "" if card.status is None else f" with status {card.status}"
     log = f" Its log is {place.log}." if place.log.exists() else ""
     return (

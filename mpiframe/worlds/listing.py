@@ -88,4 +88,4 @@ def _filled(facts: Sequence[str], width: int) -> list[str]:
 def _death(place: Place, card: Card) -> str:
     assert card.ended is not None
     log = f", log {place.log}" if place.log.exists() else ""
-    return f"{place.name} died {'about ' if card.estimated else ''}{places.moment(card.ended)}{log}"
+    return f"{place.name} died {'after ' if card.estimated else ''}{places.moment(card.ended)}{log}"

@@ -256,7 +256,7 @@ def test_a_dead_world_is_known_and_what_nobody_can_use_is_removed() -> None:
     place = a_dead_one()
     with pytest.raises(WorldError) as caught:
         places.running("survey")
-    for part in ("survey has died, about 20", str(place.log), "mpiframe start --name survey"):
+    for part in ("survey has died, some time after 20", str(place.log), "mpiframe start --name survey"):
         assert part in str(caught.value)
     assert sorted(path.name for path in place.folder.iterdir()) == ["card", "lock", "log"]
     alive, [(found, card)] = places.survey()
