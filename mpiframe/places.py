@@ -35,12 +35,11 @@ from typing import Any
 from mpiframe import launcher
 from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import PLACE
-from mpiframe.secure import Key
+from mpiframe.secure import SECRET_BYTES, Key
 
 FOLDER = "MPIFRAME_WORLDS"
 """The variable that names the folder of all worlds, where the one found by itself will not do."""
 
-SECRET_BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _SOCKET_BYTES = 107  # of a Unix socket's path, without the zero at its end
 _KEPT_SECONDS = 7 * 86400.0  # for the card and the log of a world that died
@@ -136,6 +135,10 @@ class Place:
             raise WorldError(f"{path} is damaged: it has {len(secret)} bytes and not {SECRET_BYTES}")
         return secret
 
+    def key(self, card: Card) -> Key:
+        """What another machine needs to attach to it."""
+        return Key(self.name, card.listen, card.fingerprint if card.listen else "", self.secret())
+
     def card(self) -> Card | None:
         """None where there is none that can be read, which is so for an instant while a world starts."""
         try:
@@ -176,7 +179,7 @@ class Place:
         if card is not None:
             self.write_card(dataclasses.replace(card, ready=True, listen=listen))
             if listen and card.key_file:
-                Key(self.name, listen, card.fingerprint, self.secret()).write(Path(card.key_file))
+                self.key(dataclasses.replace(card, listen=listen)).write(Path(card.key_file))
         with contextlib.suppress(OSError):  # nobody waits for it
             news = os.open(self.news, os.O_WRONLY | os.O_NONBLOCK)
             os.write(news, b"!")

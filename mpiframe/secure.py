@@ -1,7 +1,7 @@
 """A world over TCP: TLS with a certificate that is known by its fingerprint, and the key file with it.
 
-The key file is one line for each of: the world's name, where it listens, the fingerprint of its certificate,
-and its secret. It is what a user copies to another machine, and its holder may run code in the world. No
+The key file says the world's name, where it listens, the fingerprint of its certificate, and its secret, each
+in a line. It is what a user copies to another machine, and its holder may run code in the world. No
 authority has to vouch for the certificate: who attaches takes exactly the one that the key file names, before
 a byte of anything else is sent.
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from mpiframe.errors import WorldError
 
+SECRET_BYTES = 32
 LOOPBACK = "127.0.0.1"
 _FIRST_LINE = "mpiframe key 1"
 _LONGEST_FILE = 4096
@@ -31,7 +32,10 @@ _DAYS = 825  # a certificate is good for; a world's own lasts as long as the wor
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What it takes to attach to a world over TCP."""
+    """What it takes to attach to a world from another machine.
+
+    `address` and `fingerprint` are empty where it does not listen on TCP: its socket can be forwarded.
+    """
 
     name: str
     address: str
@@ -40,10 +44,8 @@ class Key:
 
     def text(self) -> str:
         """The file's text. Keep it to yourself."""
-        return (
-            f"{_FIRST_LINE}\nname {self.name}\naddress {self.address}\nfingerprint {self.fingerprint}\n"
-            f"secret {self.secret.hex()}\n"
-        )
+        tcp = f"address {self.address}\nfingerprint {self.fingerprint}\n" if self.address else ""
+        return f"{_FIRST_LINE}\nname {self.name}\n{tcp}secret {self.secret.hex()}\n"
 
     def write(self, path: Path) -> None:
         """Write the file, mode 0600; raises WorldError rather than write over a file that is no key."""
@@ -74,9 +76,10 @@ class Key:
         try:
             if first != _FIRST_LINE:
                 raise ValueError(first)
-            key = cls(
-                values["name"], values["address"], values["fingerprint"], bytes.fromhex(values["secret"])
-            )
+            secret = bytes.fromhex(values["secret"])
+            if len(secret) != SECRET_BYTES or ("address" in values) != ("fingerprint" in values):
+                raise ValueError(first)
+            key = cls(values["name"], values.get("address", ""), values.get("fingerprint", ""), secret)
         except (KeyError, ValueError):
             raise WorldError(
                 f"{path} is no key file of mpiframe. `mpiframe key NAME` prints one, on the host of the world"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mpiframe import doctor, places
+from mpiframe import doctor, places, secure
 from mpiframe.errors import WorldError
 from mpiframe.places import Card, Place
 from mpiframe.worlds import listing
@@ -83,7 +83,7 @@ def test_a_new_folder_and_all_that_is_in_it_are_for_the_user_alone(folder: Path,
     assert modes.pop("worlds") == modes.pop(place.name) == 0o700
     assert set(modes) == {"lock", "news", "secret", "card", ".lock"}
     assert set(modes.values()) == {0o600}
-    assert len(place.secret()) == places.SECRET_BYTES
+    assert len(place.secret()) == secure.SECRET_BYTES
 
 
 def test_a_folder_of_another_user_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,12 @@ def test_a_key_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_key_without_an_address_is_for_a_socket_that_is_forwarded(tmp_path: Path) -> None:
+    key = Key("survey", "", "", KEY.secret)
+    key.write(tmp_path / "survey.key")
+    assert Key.read(tmp_path / "survey.key") == key
+
+
 def test_a_file_that_is_no_key_is_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / "thesis.tex"
     path.write_text("mpiframe\n")
@@ -58,6 +64,8 @@ def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
         "mpiframe key 2\n",
         "mpiframe key 1\nname x\n",
         KEY.text().replace("secret ", "secret zz"),
+        KEY.text()[:-9],
+        KEY.text().replace("address", "adress"),
         "\0\xff" * 999,
     ],
 )
