@@ -39,6 +39,12 @@ from mpiframe.places import Card, Place
 HUB = ("-m", "mpiframe", "-m", "mpiframe._hosted")
 """What the ranks of a world run that has no script: rank 0 the hub, the others serve."""
 
+
+def hosted(restart: str) -> tuple[str, ...]:
+    """`HUB`, whose client replaces servers that died as `Client(restart=...)` says."""
+    return HUB if restart == "never" else (*HUB, restart)
+
+
 START_SECONDS = 60.0
 """How long a world may take until its hub answers; some seconds as a rule."""
 STOP_SECONDS = 10.0
@@ -82,9 +88,14 @@ class Orders:
         )
 
     @property
+    def is_hosted(self) -> bool:
+        """Whether it has no script, only a hub."""
+        return self.program[: len(HUB)] == HUB
+
+    @property
     def command(self) -> str:
         """What it runs, for people."""
-        if self.program == HUB:
+        if self.is_hosted:
             return f"mpiframe start -n {self.n}"
         return f"mpiframe run -n {self.n} {shlex.join(self.program).removeprefix('-m mpiframe ')}"
 
@@ -138,7 +149,7 @@ def _conduct(place: Place, lock: int, orders: Orders) -> int:
         return status
     finally:
         card = place.card()
-        answered = card is not None and (card.ready or orders.program != HUB)
+        answered = card is not None and (card.ready or not orders.is_hosted)
         in_order = answered and (status == 0 or orders.how == "private")
         by_user = status == _INTERRUPTED and orders.how in ("foreground", "script")
         with places.guard(place.folder.parent):
@@ -313,6 +324,19 @@ def _follow_owner(line: int) -> None:
     """
     os.read(line, 1)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def let_go(started: Started) -> None:
+    """End a world that was started with `owned`, at once, and wait until nothing of it is left."""
+    _close(started.lifeline)
+    started.lifeline = -1
+    try:
+        started.process.wait(started.card.grace + _FORCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        _put_down(started.process)
+    with places.guard(started.place.folder.parent):
+        if not started.place.is_alive():
+            places.remove(started.place)
 
 
 # -- to end one ------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class Card:
     ----------
     pid, ticks: the process that runs it (`mpiframe start`, or `mpiframe run`), and when that was started, in
         the kernel's count; `space` names the boot and the process namespace in which these mean something.
+    hub_pid: of rank 0, once it is `ready`.
     how: "background", "foreground", "script" (beside one) or "private" (of one process, which ends it).
     since, ended: epoch seconds; `ended` is set of one that did not end in order, and is None while it runs.
     estimated: nobody was left to write down when it ended: `ended` is when it was last heard of.
@@ -75,6 +76,7 @@ class Card:
     how: str
     resilient: bool = False
     ready: bool = False
+    hub_pid: int = 0
     sessions: int = 0
     grace: float = launcher.GRACE_SECONDS
     listen: str = ""
@@ -177,7 +179,7 @@ class Place:
         os.chmod(self.socket, 0o600)
         card = self.card()
         if card is not None:
-            self.write_card(dataclasses.replace(card, ready=True, listen=listen))
+            self.write_card(dataclasses.replace(card, ready=True, hub_pid=os.getpid(), listen=listen))
             if listen and card.key_file:
                 self.key(dataclasses.replace(card, listen=listen)).write(Path(card.key_file))
         with contextlib.suppress(OSError):  # nobody waits for it

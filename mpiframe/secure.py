@@ -63,7 +63,7 @@ class Key:
             raise WorldError(f"cannot write the key file {path}: {error.strerror}") from None
 
     @classmethod
-    def read(cls, path: Path | str) -> Key:
+    def read(cls, path: str | os.PathLike[str]) -> Key:
         """Raises WorldError for a file that is not there, that others may read, or that is no key."""
         try:
             with open(path, "rb") as file:

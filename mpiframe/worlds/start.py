@@ -13,6 +13,7 @@ from mpiframe.errors import WorldError
 from mpiframe.places import Card, Place
 
 NAME = "world"
+POLICIES = ("never", "always")
 
 _EPILOG = """\
 It returns when the world can be attached to. --listen lets sessions of other machines attach over TCP,
@@ -37,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_launching(parser)
     parser.add_argument(
         "--foreground", action="store_true", help="stay until it ends, as a batch script has to"
+    )
+    parser.add_argument(
+        "--restart",
+        choices=POLICIES,
+        default="never",
+        help="what becomes of the place of a server that died, in a resilient world (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",
@@ -64,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Start it; 0 when it can be attached to, or with --foreground what it ends with."""
     _check_key(options)
-    orders = background.orders(options, "foreground" if options.foreground else "background")
+    how = "foreground" if options.foreground else "background"
+    orders = background.orders(options, how, background.hosted(options.restart))
 
     def prepare(place: Place) -> background.Orders:
         return _secured(orders, place, options) if options.listen else orders

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 
 from mpiframe import background, places
+from mpiframe.attached import connect
+from mpiframe.attaching import CONNECT_SECONDS
 from mpiframe.cli import seconds
-from mpiframe.places import Card, Place
+from mpiframe.errors import MpiframeError
+from mpiframe.places import Place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """End it; 0 when nothing of it is left."""
     place, card = places.running(options.name)
-    done = background.stop(place, card, ask=lambda: _ask(place, card), timeout=options.timeout)
+    done = background.stop(
+        place, card, ask=lambda: _ask(place, min(options.timeout, CONNECT_SECONDS)), timeout=options.timeout
+    )
     print(f"{place.name}: {'; '.join(done)}")
     return 0
 
 
-def _ask(place: Place, card: Card) -> None:
-    raise OSError("there is no hub yet")
+def _ask(place: Place, seconds: float) -> None:
+    client = connect(("unix", str(place.socket)), place.secret(), timeout=seconds, name=place.name)
+    with contextlib.suppress(MpiframeError):  # it may be gone before it has answered
+        client.stop_world()
+    client.close(drop=True)

@@ -92,7 +92,8 @@ def running() -> Iterator[Ssh]:
         (folder / "known").write_text(f"[127.0.0.1]:{port} {kind} {key}\n")
         (folder / "config").write_text(
             f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host\n"
-            f"AuthorizedKeysFile {folder}/authorized\nPidFile none\nUsePAM no\nPasswordAuthentication no\nStrictModes no\nPermitRootLogin yes\n"
+            f"AuthorizedKeysFile {folder}/authorized\nPidFile none\nUsePAM no\n"
+            f"PasswordAuthentication no\nStrictModes no\nPermitRootLogin yes\n"
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)

@@ -1,0 +1,98 @@
+"""Opens the hub of a world that has a name, where those who look for it will find it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from mpiframe import secure
+from mpiframe.errors import WorldError
+from mpiframe.hub import Hub
+from mpiframe.messages import Status, session_number
+from mpiframe.places import Place
+from mpiframe.watch import Watch
+
+if TYPE_CHECKING:
+    from mpiframe.client import Client
+
+_BACKLOG = 128
+
+
+def open_hub(client: Client | Any) -> Hub:
+    """Have the hub of this process's world listen in its place, and say so to whoever has started it.
+
+    Raises WorldError where rank 0 is not on the host of its place, or cannot listen where it is to.
+    """
+    place = Place.of_this_process()
+    card = place.card() if place is not None else None
+    if place is None or card is None:
+        raise WorldError(
+            f"rank 0 is on {socket.gethostname()}, which is not the host that the world was started on, and "
+            "could not be found there: name that host first in the host file, or start the world where it is"
+        )
+    listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = [(_unix(place), None)]
+    address = ""
+    if card.listen:
+        context = secure.server_context(place.certificate)
+        tcp, address = _tcp(card.listen)
+        listeners.append((tcp, context))
+    watch = Watch(client, place.name)
+    hub = Hub(client, listeners, place.secret(), name=place.name, snapshot=watch.snapshot)
+    _show_sessions(hub, watch, place)
+    hub.start()
+    place.announce(address)
+    return hub
+
+
+def _show_sessions(hub: Hub, watch: Watch, place: Place) -> None:
+    """Have those who watch see who is attached, and the list how many."""
+    names: dict[int, str] = {}
+
+    def changed() -> None:
+        names.update((session.number, session.name) for session in hub.sessions.all())
+        place.note(sessions=len(hub.sessions.attached()))
+
+    def rows() -> list[dict[str, Any]]:
+        state, found = hub.client._loop.dispatcher.state, []
+        for session in hub.sessions.all():
+            states = Counter(state(request) for request in session.requests())
+            running = states[Status.RUNNING]
+            found.append({
+                "name": session.name,
+                "connected": session.attached is not None,
+                "queued": states.total() - running,
+                "running": running,
+                "done": session.done,
+            })  # fmt: skip
+        return found
+
+    hub.on_change = changed
+    watch.sessions = rows
+    watch.session_of = lambda id: names.get(session_number(id))
+
+
+def _unix(place: Place) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(place.socket))  # its folder lets nobody else in, whatever the socket's mode is
+        os.chmod(place.socket, 0o600)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise WorldError(f"the hub cannot listen on {place.socket}: {error.strerror}") from None
+    return sock
+
+
+def _tcp(wanted: str) -> tuple[socket.socket, str]:
+    host, port = secure.split_address(wanted)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise WorldError(
+            f"the hub cannot listen on {wanted}: {error.strerror or error}. Choose another --listen"
+        ) from None
+    return sock, secure.join_address(host, sock.getsockname()[1])
