@@ -31,8 +31,10 @@ from mpiframe.errors import (
 )
 
 if TYPE_CHECKING:
+    from mpiframe.attaching import attach
     from mpiframe.client import Client
     from mpiframe.journal import Journal
+    from mpiframe.launching import launch
     from mpiframe.messages import Response
     from mpiframe.plugins.base import Context, Plugin, command
 
@@ -57,7 +59,9 @@ __all__ = [
     "ServerLost",
     "TargetError",
     "WorldError",
+    "attach",
     "command",
+    "launch",
 ]
 
 _LATE = {
@@ -67,6 +71,8 @@ _LATE = {
     "Context": "mpiframe.plugins.base",
     "Plugin": "mpiframe.plugins.base",
     "command": "mpiframe.plugins.base",
+    "attach": "mpiframe.attaching",
+    "launch": "mpiframe.launching",
 }
 
 

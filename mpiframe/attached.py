@@ -61,12 +61,15 @@ def connect(
     name: str = "",
     output: str = "redirect",
     output_dir: str | None = None,
+    sock: socket.socket | None = None,
+    kind: type[AttachedClient] | None = None,
 ) -> AttachedClient:
     """Attach this process to the world whose hub listens at `address`.
 
     session: its name; None for a new one. With the name of one that is there, what was pushed in it can be
     fetched. take_over: also if another process is attached to it, which then is no more. timeout: seconds for
-    all of this. context: of TLS, for TCP. name: the world's, for messages.
+    all of this. context: of TLS, for TCP. name: the world's, for messages. sock: a connection to `address`
+    that is open already. kind: of client.
 
     Raises WorldError where nobody listens, or who does does not know the secret, or where the hub refuses.
     """
@@ -77,7 +80,8 @@ def connect(
             f"output={output!r} is no choice; choose one of {', '.join(map(repr, Printer.MODES))}"
         )
     try:
-        sock = _open(address, context, deadline)
+        if sock is None:
+            sock = _open(address, context, deadline)
         try:
             wire.introduce(sock, secret, deadline)
         except BaseException:
@@ -85,7 +89,7 @@ def connect(
             raise
     except OSError as error:
         raise WorldError(f"{where} cannot be attached to: {error}") from error
-    client = AttachedClient(sock, Printer(output, output_dir), where)
+    client = (kind or AttachedClient)(sock, Printer(output, output_dir), where)
     client._enter(session, take_over, deadline)
     return client
 

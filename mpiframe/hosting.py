@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mpiframe import secure
 from mpiframe.errors import WorldError
 from mpiframe.hub import Hub
-from mpiframe.messages import Status, session_number
+from mpiframe.messages import Status
 from mpiframe.places import Place
 from mpiframe.watch import Watch
 
@@ -49,10 +49,8 @@ def open_hub(client: Client | Any) -> Hub:
 
 def _show_sessions(hub: Hub, watch: Watch, place: Place) -> None:
     """Have those who watch see who is attached, and the list how many."""
-    names: dict[int, str] = {}
 
     def changed() -> None:
-        names.update((session.number, session.name) for session in hub.sessions.all())
         place.note(sessions=len(hub.sessions.attached()))
 
     def rows() -> list[dict[str, Any]]:
@@ -71,7 +69,6 @@ def _show_sessions(hub: Hub, watch: Watch, place: Place) -> None:
 
     hub.on_change = changed
     watch.sessions = rows
-    watch.session_of = lambda id: names.get(session_number(id))
 
 
 def _unix(place: Place) -> socket.socket:

@@ -79,6 +79,7 @@ class Hub:
         self.sessions = Sessions(client, self._wake)
         self._secret = secret
         self._on_stop = on_stop
+        self.on_change: Callable[[], None] = lambda: None  # a process has come or gone; in the hub's thread
         self._asked_to_stop = threading.Event()
         self.drain = False  # whoever asked for the end wants what was pushed to be done first
         self._selector = selectors.DefaultSelector()
@@ -395,6 +396,7 @@ class Hub:
         config = self.client._world.config
         session = attached.session
         assert session is not None
+        self.on_change()
         return {
             "name": self.name,
             "session": session.name,
@@ -421,6 +423,7 @@ class Hub:
         attached.stream.flush()
         attached.stream.close()
         self.sessions.detach(attached)
+        self.on_change()
         log.debug("an attached process has left: %s", why)
 
 

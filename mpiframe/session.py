@@ -16,6 +16,7 @@ from mpiframe.commands import CommandEncoder, Encoded
 from mpiframe.config import unknown_settings
 from mpiframe.errors import CommandError, JournalError, MpiframeError, WorldError
 from mpiframe.hearing import Hearing
+from mpiframe.launcher.environment import PLACE
 from mpiframe.messages import Down, Status
 from mpiframe.output import Printer
 from mpiframe.process import finalize_and_exit, leave, serve_and_leave
@@ -25,6 +26,7 @@ from mpiframe.verbs import Verbs
 from mpiframe.world import CLIENT, open_world
 
 if TYPE_CHECKING:
+    from mpiframe.hub import Hub
     from mpiframe.trace import Tracer
 
 log = logging.getLogger("mpiframe")
@@ -89,6 +91,15 @@ class Session(Verbs):
             self._loop.say(rank, first)
         # MPI's Finalize comes after all exit handlers.
         atexit.register(self._at_exit)
+        self._hub = self._open_hub()
+
+    def _open_hub(self) -> Hub | None:
+        """Where the world has a name, others may attach to it."""
+        if not os.environ.get(PLACE):
+            return None
+        from mpiframe import hosting  # late: it is not for everybody
+
+        return hosting.open_hub(self)
 
     def _trace(self, path: str) -> Tracer | None:
         if not path:

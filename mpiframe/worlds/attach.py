@@ -52,10 +52,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _interact(client: AttachedClient, name: str) -> int:
-    import code
+    from mpiframe.shell import interact  # late: it may load IPython
 
-    import mpiframe
-
-    banner = f"client: session {client.session!r} of the world {name!r}"
-    code.interact(banner, local={"client": client, "mpiframe": mpiframe}, exitmsg="")
-    return 0
+    return interact(client, name=name)

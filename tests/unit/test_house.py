@@ -90,6 +90,7 @@ FLOORS = {
         "sessions",
         "hub_calls",
         "hub",
+        "hosting",
         "attached_loop",
         "attached",
     ],
@@ -100,6 +101,8 @@ FLOORS = {
         "cli",
         "doctor",
         "background",
+        "attaching",
+        "launching",
         "worlds",
         "worlds.start",
         "worlds.stop",
@@ -122,6 +125,7 @@ FLOORS = {
         "shell.plain",
         "shell.rank0",
         "shell.tracebacks",
+        "_hosted",
         "_roundtrip",
         "_survival",
     ],
@@ -149,7 +153,9 @@ PUBLIC = [
     "ServerLost",
     "TargetError",
     "WorldError",
+    "attach",
     "command",
+    "launch",
 ]
 
 MAY_SLEEP = {
