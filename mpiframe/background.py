@@ -142,6 +142,7 @@ def run_named(name: str, orders: Orders, prepare: Callable[[Place], Orders] | No
 def _conduct(place: Place, lock: int, orders: Orders) -> int:
     """Run the world of a place whose lock this process holds, and leave there what is to stay."""
     status = None
+    held = _hold(place)
     try:
         plan = orders.plan(place)
         place.write_card(_card(place, orders, plan))
@@ -158,6 +159,15 @@ def _conduct(place: Place, lock: int, orders: Orders) -> int:
             else:
                 places.bury(place, 1 if status is None else status)
             os.close(lock)
+        _close(held)
+
+
+def _hold(place: Place) -> int:
+    """Have those who clear up /tmp leave the folder alone: systemd passes over what is locked."""
+    folder = os.open(place.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return folder
 
 
 def _card(place: Place, orders: Orders, plan: launcher.LaunchPlan) -> Card:

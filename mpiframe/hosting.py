@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from mpiframe import secure
 from mpiframe.errors import WorldError
 from mpiframe.hub import Hub
-from mpiframe.messages import Status
+from mpiframe.launcher.environment import PLACE
 from mpiframe.places import Place
 from mpiframe.watch import Watch
 
@@ -27,6 +27,7 @@ def open_hub(client: Client | Any) -> Hub:
     Raises WorldError where rank 0 is not on the host of its place, or cannot listen where it is to.
     """
     place = Place.of_this_process()
+    os.environ.pop(PLACE, None)  # what this process starts is not to take the place for its own
     card = place.card() if place is not None else None
     if place is None or card is None:
         raise WorldError(
@@ -41,34 +42,17 @@ def open_hub(client: Client | Any) -> Hub:
         listeners.append((tcp, context))
     watch = Watch(client, place.name)
     hub = Hub(client, listeners, place.secret(), name=place.name, snapshot=watch.snapshot)
-    _show_sessions(hub, watch, place)
-    hub.start()
-    place.announce(address)
-    return hub
-
-
-def _show_sessions(hub: Hub, watch: Watch, place: Place) -> None:
-    """Have those who watch see who is attached, and the list how many."""
 
     def changed() -> None:
-        place.note(sessions=len(hub.sessions.attached()))
-
-    def rows() -> list[dict[str, Any]]:
-        state, found = hub.client._loop.dispatcher.state, []
-        for session in hub.sessions.all():
-            states = Counter(state(request) for request in session.requests())
-            running = states[Status.RUNNING]
-            found.append({
-                "name": session.name,
-                "connected": session.attached is not None,
-                "queued": states.total() - running,
-                "running": running,
-                "done": session.done,
-            })  # fmt: skip
-        return found
+        with contextlib.suppress(OSError):  # it is for the list only
+            place.note(sessions=len(hub.sessions.attached()))
 
     hub.on_change = changed
-    watch.sessions = rows
+    watch.sessions = hub.sessions.rows
+    place.announce(
+        address
+    )  # whoever hears it may connect already; from now on the card is the hub's thread's
+    return hub.start()
 
 
 def _unix(place: Place) -> socket.socket:

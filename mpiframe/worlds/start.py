@@ -123,6 +123,7 @@ def _greeting(place: Place, card: Card) -> str:
     lines = [
         f"{place.name}: {places.describe(card)}",
         f"  attach   mpiframe attach {place.name}   (in Python: mpiframe.attach({place.name!r}))",
+        f"  watch    mpiframe top {place.name}, mpiframe dashboard {place.name}",
         f"  stop     mpiframe stop {place.name}",
         f"  log      {place.log}",
     ]

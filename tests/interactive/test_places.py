@@ -50,6 +50,7 @@ def test_a_world_is_started_found_worked_with_and_stopped(desk: Desk) -> None:
     assert desk.mpiframe("list").expect(0).out == "no world runs here\n"
 
 
+@pytest.mark.long
 def test_a_world_that_was_killed_is_known_to_be_dead(desk: Desk) -> None:
     desk.mpiframe("start", "-n", "2", "--name", "survey").expect(0)
     desk.kill()
@@ -67,6 +68,7 @@ def test_a_world_that_was_killed_is_known_to_be_dead(desk: Desk) -> None:
     desk.expect_nothing_left()
 
 
+@pytest.mark.long
 def test_a_world_of_one_s_own_ends_with_its_block(desk: Desk) -> None:
     ended = desk.script(
         f"""
@@ -86,6 +88,7 @@ def test_a_world_of_one_s_own_ends_with_a_process_that_is_killed(desk: Desk) -> 
     desk.expect_nothing_left()
 
 
+@pytest.mark.long
 def test_a_script_s_world_has_a_hub_beside_it(desk: Desk) -> None:
     (desk.folder / "script.py").write_text(
         "import mpiframe, sys\n"

@@ -57,17 +57,17 @@ class Desk:
             process.kill()
             process.communicate()
 
-    def run(self, *words: str, columns: int = 80, seconds: float = SECONDS) -> Said:
+    def run(self, *words: str, columns: int = 80, feed: str = "", seconds: float = SECONDS) -> Said:
         """`python ...`, to its end."""
         done = subprocess.run(
             [self.python, *words],
             cwd=self.folder, env=self.env | {"COLUMNS": str(columns)}, text=True, capture_output=True,
-            stdin=subprocess.DEVNULL, timeout=seconds, check=False,
+            input=feed, timeout=seconds, check=False,
         )  # fmt: skip
         return Said(done.returncode, done.stdout, done.stderr)
 
-    def mpiframe(self, *words: str, columns: int = 80) -> Said:
-        return self.run("-m", "mpiframe", *words, columns=columns)
+    def mpiframe(self, *words: str, columns: int = 80, feed: str = "") -> Said:
+        return self.run("-m", "mpiframe", *words, columns=columns, feed=feed)
 
     def script(self, text: str, *words: str) -> Said:
         """A Python script that imports mpiframe: it does not need to say so."""
