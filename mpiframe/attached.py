@@ -12,9 +12,11 @@ from __future__ import annotations
 import atexit
 import getpass
 import itertools
+import logging
 import os
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from typing import Any
 from mpiframe import wire
 from mpiframe.answers import CommandFuture
 from mpiframe.attached_loop import AttachedLoop
+from mpiframe.codec import ByName
 from mpiframe.commands import CommandEncoder, Encoded
 from mpiframe.config import Config
 from mpiframe.errors import CommandArgumentError, MpiframeError, WorldError
@@ -32,8 +35,13 @@ from mpiframe.targets import Target, each, places, resolve
 from mpiframe.verbs import Verbs, flatten
 from mpiframe.views import ServerTable
 
+log = logging.getLogger("mpiframe")
+
 Address = tuple[Any, ...]
 """("unix", path) or ("tcp", host, port)"""
+
+
+_ADD_TO_PATH = ByName("mpiframe.namespace", "add_to_path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,7 @@ class AttachedClient(Verbs):
         self._recorder = None
         self._loop: AttachedLoop = AttachedLoop(sock, printer, self._why_broken, Config().reuse)
         self._facts: dict[str, Any] = {}
+        self._path_told = False
         self._loop.start()
 
     def _enter(self, session: str | None, take_over: bool, deadline: float) -> None:
@@ -161,6 +170,14 @@ class AttachedClient(Verbs):
         self._facts = reply["world"]
         self._loop.last_id = reply["last"]
         self._loop.grace = reply["grace"]
+        if tuple(reply["python"]) != sys.version_info[:2]:
+            log.warning(
+                "this is Python %d.%d and the servers of %s run %d.%d: strings can be sent to them, while "
+                "functions that are not in a module of theirs may fail",
+                *sys.version_info[:2],
+                self._where,
+                *reply["python"],
+            )
         roster = {word: reply[word] for word in ("live", "absent", "lost", "places")}
         self._loop.dispatcher.update(**roster)
         self._encoder = CommandEncoder(reply["large"], self._loop.forget_functions, plain=False)
@@ -192,6 +209,14 @@ class AttachedClient(Verbs):
 
     def _together(self, label: str, parts: Sequence[tuple[int, Encoded]], timeout: float | None) -> list[Any]:
         return self._loop.together(label, parts, self._ids, timeout)
+
+    def _request(self, command: Any, encoded: Encoded, rank: int | None, id: int = 0) -> Request:
+        if not self._path_told:
+            # Once, ahead of the first command: modules that this process can import, servers can as well.
+            self._path_told = True
+            path = [entry for entry in map(os.path.abspath, sys.path) if os.path.isdir(entry)]
+            self._service(self._loop.dispatcher.ranks(), "sys.path", _ADD_TO_PATH, path)
+        return super()._request(command, encoded, rank, id)
 
     # -- requests -----------------------------------------------------------------------------------------
 
@@ -273,7 +298,8 @@ class AttachedClient(Verbs):
     def close(self, *, drop: bool = False) -> None:
         """Detach. What was pushed goes on, unless `drop` says that nobody will come back for it.
 
-        Futures that have not ended do so with WorldError.
+        Futures that have not ended do so with WorldError. Raises JournalError if the last of what was to be
+        recorded could not be.
         """
         if self._closed:
             return
@@ -286,8 +312,9 @@ class AttachedClient(Verbs):
                 pass  # the world ends, or hangs: either way we leave
         self._loop.close(f"this client has detached from {self._where}")
         self._printer.close()
-        if self._recorder is not None:
-            self._recorder.close()
+        unwritten = None if self._recorder is None else self._recorder.close()
+        if unwritten is not None:
+            raise unwritten
 
     def stop_world(self, *, drain: bool = False) -> None:
         """End the world, for everybody. `drain`: once all that was pushed has ended, else at once."""

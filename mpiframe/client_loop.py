@@ -107,7 +107,8 @@ class ClientLoop(Driver):
         self.requests: dict[int, Request] = {}  # until fetched
         self.last_id = 0
         self.closing = False  # from here on nothing can be pushed: nobody would answer
-        self.open = 0  # requests that have not ended
+        self.open = 0  # requests of the client's own that have not ended
+        self.others_open = 0  # those of sessions
         self._ahead: dict[int, tuple[int | None, float]] = {}  # servers with commands sent ahead: (which
         # command it was on, monotonic seconds at which it should be on another)
         self._asked_back: dict[int, int] = {}  # rank -> serial of the last command it was asked not to run
@@ -281,9 +282,12 @@ class ClientLoop(Driver):
     def _push(self, request: Request) -> None:
         self._check_open()
         self.requests[request.id] = request
-        if request.id > self.last_id and request.owner is None:
-            self.last_id = request.id
-        self.open += 1
+        if request.owner is not None:
+            self.others_open += 1
+        else:
+            self.open += 1
+            if request.id > self.last_id:
+                self.last_id = request.id
         instructions = self.dispatcher.pushed(request)
         if instructions:
             self._carry_out(instructions)
@@ -451,7 +455,10 @@ class ClientLoop(Driver):
             if request is not None and not request.ended:
                 request.ended = True
                 request.frame = ()  # kept until now in case it had to be sent elsewhere
-                self.open -= 1
+                if request.owner is None:
+                    self.open -= 1
+                else:
+                    self.others_open -= 1
                 future = request.future
                 if outcome == _VALUE and (future is None or type(future) is CommandFuture):
                     # Nothing here runs code of the user's.
@@ -559,7 +566,10 @@ class ClientLoop(Driver):
             if type(instruction) is Send:
                 self._send(instruction.rank, instruction.requests)
             elif type(instruction) is End:
-                self.open -= 1
+                if instruction.request.owner is None:
+                    self.open -= 1
+                else:
+                    self.others_open -= 1
                 if instruction.status is Status.LOST and instruction.server is not None:
                     self.losses.ended(instruction.server, instruction.request)
                 self._deliveries.append((instruction.request, instruction, ()))

@@ -13,11 +13,13 @@ gets beyond the proof.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import selectors
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -86,6 +88,7 @@ class Hub:
         self._guests: dict[socket.socket, _Guest] = {}
         self._attached: dict[socket.socket, Attached] = {}
         self._listeners: dict[socket.socket, ssl.SSLContext | None] = {}
+        self._listening = False
         for sock, context in listeners:
             if sock.family != socket.AF_UNIX and context is None:
                 raise ValueError("a hub listens on TCP with TLS only")
@@ -103,9 +106,9 @@ class Hub:
 
     def start(self) -> Hub:
         """Begin to serve; `close` is called when the client ends."""
-        for sock in self._listeners:
-            self._selector.register(sock, selectors.EVENT_READ)
+        self._listen(True)
         self._selector.register(self._wake_in, selectors.EVENT_READ)
+        self.client.before_end(self.sessions.call_all_off)
         self.client.at_end(self.close)
         self.client._loop.on_roster = self._tell_roster
         self.client._hearing.log_taps.append(self._tell_log)
@@ -121,6 +124,7 @@ class Hub:
         """Wait until a session asks for the world's end, then end it: what a world without a script does."""
         self._asked_to_stop.wait()
         if self.drain:
+            self.sessions.drain()
             self.client.close()
         else:
             self.client.abandon()
@@ -251,8 +255,10 @@ class Hub:
     def _welcome(self, listener: socket.socket) -> None:
         try:
             sock, _ = listener.accept()
-        except OSError:
-            return  # it went away before we looked, or there are too many open files
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._listen(False)  # until a connection ends; else it would be tried again and again
+            return  # else it went away before we looked
         context = self._listeners[listener]
         try:
             sock.setblocking(False)
@@ -318,6 +324,16 @@ class Hub:
         self._selector.unregister(guest.sock)
         del self._guests[guest.sock]
         guest.sock.close()
+        self._listen(True)
+
+    def _listen(self, on: bool) -> None:
+        if on != self._listening:
+            self._listening = on
+            for sock in self._listeners:
+                if on:
+                    self._selector.register(sock, selectors.EVENT_READ)
+                else:
+                    self._selector.unregister(sock)
 
     # -- the attached -------------------------------------------------------------------------------------
 
@@ -407,6 +423,7 @@ class Hub:
             "large": config.large,
             "grace": config.grace,
             "world": hub_calls.world(self),
+            "python": list(sys.version_info[:2]),
             **self.sessions.roster(),
         }
 
@@ -422,6 +439,7 @@ class Hub:
             self._selector.unregister(attached.stream.sock)
         attached.stream.flush()
         attached.stream.close()
+        self._listen(not self._over.is_set())
         self.sessions.detach(attached)
         self.on_change()
         log.debug("an attached process has left: %s", why)

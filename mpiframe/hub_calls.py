@@ -303,7 +303,7 @@ def _together(
         }
     finally:
         del call.session.collectives[ids[0]]
-        call.session.over(ids)
+        call.session.settled_together(ids)
     if together.broken is not None:
         raise CommandCancelled(f"{label}: {together.broken}")
     values = [request.value for request in requests]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import itertools
 import linecache
+import os
 import sys
 import traceback
 import types
@@ -197,3 +198,8 @@ def _is_users(tb: types.TracebackType) -> bool:
             "mpiframe/compat/casampi/_on_server.py",
         )
     )
+
+
+def add_to_path(entries: Sequence[str]) -> None:
+    """Let modules of an attached process be found here, after all that could be found before."""
+    sys.path.extend([entry for entry in entries if entry not in sys.path and os.path.isdir(entry)])

@@ -82,6 +82,7 @@ class Session(Verbs):
         self._recovery = Recovery(self, restart, first)
         self._loop.is_replaced = self._recovery.is_replaced
         self._recorder = None
+        self._before_end: list[Callable[[], None]] = []
         self._at_end: list[Callable[[], None]] = []
         self._loop.start()
         for name in unknown_settings():
@@ -149,7 +150,7 @@ class Session(Verbs):
     # -- the end -----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Wait for all that was pushed, then end the servers.
+        """Wait for all that was pushed, then end the servers. What attached processes have is called off.
 
         Raises CommandError (or another error of a command) if a pushed command failed and nobody ever
         fetched its response: a failure that nobody saw must not look like success. JournalError if the last
@@ -159,6 +160,9 @@ class Session(Verbs):
             return
         try:
             self._loop.wait(lambda: self._loop.open == 0)
+            for action in self._before_end:
+                action()
+            self._loop.wait(lambda: self._loop.others_open == 0, self._world.config.grace)
         except KeyboardInterrupt:
             self.abandon()
             raise
@@ -171,12 +175,14 @@ class Session(Verbs):
         """Drop what is queued, interrupt what runs, end the servers; raises nothing."""
         if self._closed:
             return
+        for action in self._before_end:
+            action()
         self._cancel_queued()
         loop, grace = self._loop, self._world.config.grace
         for rank in loop.dispatcher.ranks():
             loop.control(rank, doorbell.ABANDON)
         try:
-            loop.wait(lambda: loop.open == 0, grace)
+            loop.wait(lambda: loop.open == loop.others_open == 0, grace)
         except KeyboardInterrupt:
             self._end(0.0)
             raise
@@ -222,6 +228,10 @@ class Session(Verbs):
         if pressed:
             raise KeyboardInterrupt
         return unwritten
+
+    def before_end(self, action: Callable[[], None]) -> None:
+        """Call this when what the client has pushed has ended, or is abandoned; then the servers end."""
+        self._before_end.append(action)
 
     def at_end(self, action: Callable[[], None]) -> None:
         """Call this when the servers have ended their session, or were told to and do not."""

@@ -148,7 +148,7 @@ class Session:
                 if record is not None and record.answer is not None:
                     self._forget(record)
 
-    def over(self, ids: Iterable[int]) -> None:
+    def settled_together(self, ids: Iterable[int]) -> None:
         """A collective has ended, and its members were told of by other means."""
         with self._lock:
             for id in ids:
@@ -291,6 +291,8 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._numbers = itertools.count(1)
         self._keys: set[int] = set()  # of functions that servers may have kept
+        self.ending = ""  # why nothing more can be pushed
+        self._draining = False
 
     def next_number(self) -> int:
         """One that neither a session nor a connection of this world has."""
@@ -303,7 +305,7 @@ class Sessions:
 
     def attached(self) -> list[Attached]:
         """The connections."""
-        return [s.attached for s in self.all() if s.attached is not None]
+        return [found for s in self.all() if (found := s.attached) is not None]
 
     def find(self, name: str | None) -> Session | None:
         """The session of this name."""
@@ -335,9 +337,7 @@ class Sessions:
                 )
             if found is None:
                 memory = self._client._world.config.session_memory
-                found = self._sessions[name] = Session(
-                    name, self.next_number(), memory, self._client._loop.hold
-                )
+                found = self._sessions[name] = Session(name, self.next_number(), memory, self._weighed)
             if before is not None:
                 before.session = None
                 found.leave()
@@ -380,8 +380,10 @@ class Sessions:
         session.weigh()
 
     def push(self, requests: Sequence[Request]) -> None:
-        """Queue requests of a session. Raises WorldError where the world ends."""
+        """Queue requests of a session; where the world ends they are told so."""
         try:
+            if self.ending:
+                raise WorldError(self.ending)
             self._client._loop.push(requests)
         except MpiframeError as error:
             for request in requests:
@@ -402,25 +404,6 @@ class Sessions:
             self._client._loop.forget_functions()
         return number, attached.bodies[key]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Each session's name, whether it is connected or held, and how many requests are in which state."""
-        dispatcher = self._client._loop.dispatcher
-        rows = []
-        for session in self.all():
-            states = [str(dispatcher.state(request)) for request in session.requests()]
-            rows.append(
-                {
-                    "name": session.name,
-                    "connected": session.attached is not None,
-                    "held": session.held,
-                    "queued": len(states) - states.count("running"),
-                    "running": states.count("running"),
-                    "done": session.done,
-                    "bytes": session.size,
-                }
-            )
-        return rows
-
     def roster(self) -> dict[str, Any]:
         """Which servers there are."""
         world, loop = self._client._world, self._client._loop
@@ -434,6 +417,26 @@ class Sessions:
                     [rank, world.members[rank].host, world.members[rank].pid] for rank in world.servers
                 ],
             }
+
+    def drain(self) -> None:
+        """Wait for all that was pushed; of a session that is held nobody may ever come back for it."""
+        self._draining = True
+        loop = self._client._loop
+        for session in self.all():
+            if session.held:
+                self.call_off(session)
+        loop.wait(lambda: loop.open == loop.others_open == 0)
+
+    def call_all_off(self) -> None:
+        """The world is about to end: cancel all that sessions have pushed."""
+        self.ending = self.ending or "the world is ending"
+        for session in self.all():
+            self.call_off(session)
+
+    def _weighed(self, session: Session) -> None:
+        if session.held and self._draining:
+            self.call_off(session)
+        self._client._loop.hold(session)
 
     def end(self, why: str) -> None:
         """The world ends."""

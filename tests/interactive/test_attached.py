@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import operator
 import signal
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from mpiframe.errors import (
     WorldError,
 )
 from tests.conftest import Launcher, launching, pythons
-from tests.interactive.attached import LIMIT, HubWorld, hub_world, in_thread, until
+from tests.interactive.attached import LIMIT, WORLD, HubWorld, hub_world, in_thread, until
 
 
 @pytest.fixture(scope="module", params=[p for p in pythons() if not p.is_site], ids=lambda p: p.name)
@@ -265,6 +266,56 @@ def test_a_long_queue_of_one_session_does_not_hold_up_another(shared: HubWorld) 
     until(lambda: [s.state for s in modest.servers] == ["idle", "idle"])
 
 
+def test_modules_beside_the_attached_script_are_found_by_servers(shared: HubWorld) -> None:
+    (shared.folder / "beside").mkdir()
+    (shared.folder / "beside" / "mine_alone.py").write_text("def triple(n):\n    return 3 * n\n")
+    said = shared.run(
+        """
+        sys.path.insert(0, "beside")
+        import mine_alone
+        client = attach()
+        print(client.submit(mine_alone.triple, 14).result())
+        client.close()
+        """
+    )
+    assert said == "42\n"
+
+
+def test_events_and_log_records_reach_the_one_they_are_for(shared: HubWorld) -> None:
+    code = """
+        import logging
+        from mpiframe import Plugin, command
+
+        class Teller(Plugin):
+            name = "teller"
+
+            @command
+            def tell(self, n):
+                self.context.emit({"n": n})
+                return n
+    """
+    (shared.folder / "teller_plugin.py").write_text(textwrap.dedent(code))
+    said = shared.run(
+        """
+        sys.path.insert(0, os.getcwd())
+        import logging, threading
+        logging.basicConfig(format="%(rank)d %(message)s")
+        from teller_plugin import Teller
+        client, told = attach(), []
+        proxy = client.plugin(Teller)
+        came = threading.Event()
+        proxy.subscribe(lambda server, event: (told.append((server, event)), len(told) == 2 and came.set()))
+        assert proxy.tell(7) == [7, 7]
+        assert came.wait(20)
+        print(sorted(told))
+        client.push("import logging; logging.getLogger('x').warning('look %d', 5)", 2, True)
+        client.close()
+        """
+    )
+    assert "[(1, {'n': 7}), (2, {'n': 7})]" in said
+    assert "2 look 5" in said
+
+
 # -- the end of the world -------------------------------------------------------------------------
 
 
@@ -279,6 +330,29 @@ def test_a_world_that_is_stopped_tells_everybody(launcher: Launcher) -> None:
         with pytest.raises(WorldError, match=r"world 'survey'.*has ended.*session='bob'"):
             bob.push("1")
         world.world.wait(LIMIT).expect(0)
+
+
+@pytest.mark.long
+def test_a_world_is_stopped_when_all_was_done(launcher: Launcher) -> None:
+    with hub_world(launcher, 2) as world:
+        ann, bob = world.attach("ann"), world.attach("bob")
+        futures = [bob.submit("__import__('time').sleep(0.05) or n", n=n) for n in range(10)]
+        ann.stop_world(drain=True)
+        assert [future.result(LIMIT) for future in futures] == list(range(10))
+        world.world.wait(LIMIT).expect(0)
+
+
+@pytest.mark.long
+def test_a_script_does_not_wait_for_what_others_have_pushed(launcher: Launcher) -> None:
+    script = WORLD.replace("hub.serve()", "client.push('x = 1', 1); hub.wait(); print('over')")
+    with hub_world(launcher, 2, script) as world:
+        client = world.attach()
+        futures = [client.submit("__import__('time').sleep(60)") for _ in range(10)]
+        client.stop_world()
+        for future in futures:
+            with pytest.raises((concurrent.futures.CancelledError, mpiframe.MpiframeError)):
+                future.result(LIMIT)
+        assert world.world.wait(LIMIT).expect(0).stdout == "over\n"
 
 
 def test_a_world_that_is_killed_ends_every_wait(launcher: Launcher) -> None:

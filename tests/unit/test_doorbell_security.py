@@ -529,6 +529,7 @@ SOCKET_READERS = {
     ("doorbell", "_receive"),
     ("doorbell", "swap_events"),
     ("doorbell", "_hear"),
+    ("hub", "_hear_guest"),
     ("wire", "_exactly"),
     ("wire", "_talk"),
     ("wire", "_talk_in"),
@@ -585,6 +586,9 @@ def test_who_reads_sockets_is_known_and_undoes_no_pickle() -> None:
     [
         "doorbell",
         "wire",
+        "hub",
+        "hub_calls",  # what is pickled in a session's frames is passed on as it is
+        "sessions",
         "control",
         "machine",
         "launcher/supervise",
