@@ -122,6 +122,8 @@ def interact(client: Any, banner: str) -> int:
         return 0
     finally:
         sys.modules["__main__"] = before
+        Shell.clear_instance()
+        _App.clear_instance()
 
 
 @contextlib.contextmanager
