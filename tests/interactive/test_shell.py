@@ -274,7 +274,7 @@ def test_a_failure_that_nobody_saw_is_told_at_the_end(start: Start) -> None:
 def test_ctrl_c_before_there_is_a_prompt_calls_the_start_off(start: Start) -> None:
     shell = start()
     shell.until(lambda: shell.pids(), "a process")
-    shell.until(lambda: any("mpiexec" in line for line in shell.left()), "the launcher of MPI")
+    shell.until(lambda: any("-m mpiframe.shell" in line for line in shell.left()), "the world")
     shell.type(CTRL_C)
     assert shell.ended() == 128 + signal.SIGINT
 
