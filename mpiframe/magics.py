@@ -6,8 +6,8 @@
     %servers                  who is there and does what
     %interrupt 2              KeyboardInterrupt in what runs there (default: everywhere)
 
-In IPython and notebooks: `%load_ext mpiframe.magics` after a client was made, or `magics.load(client)`. They
-need of a client its public verbs only, so one that is attached to a world does as well.
+In IPython and notebooks `mpiframe.attach` and `mpiframe.launch` bring them, or `%load_ext mpiframe` does.
+They need of a client its public verbs only, so one that is attached to a world does as well.
 """
 
 from __future__ import annotations
@@ -308,19 +308,6 @@ def load(client: Any, shell: Any = None) -> Magics | None:
     magics = Magics(client)
     _register(shell, magics)
     return magics
-
-
-def load_ipython_extension(shell: Any) -> None:
-    """`%load_ext mpiframe.magics`: for the client of this process, or the one that the name `client` has."""
-    client = shell.user_ns.get("client")
-    if client is None or not hasattr(client, "push"):
-        module = sys.modules.get("mpiframe.client")
-        client = module.current_client() if module is not None else None
-    if client is None:
-        raise CommandArgumentError(
-            "there is no client for the magics yet: make one, as `client`, then load them again"
-        )
-    load(client, shell)
 
 
 def _register(shell: Any, magics: Magics) -> None:

@@ -22,6 +22,7 @@ import termios
 from typing import Any
 
 from mpiframe.errors import WorldError
+from mpiframe.launcher.environment import TERMINAL_STREAMS
 
 SIGNALS = (signal.SIGWINCH, signal.SIGTSTP, signal.SIGQUIT)
 """What arrives from a terminal, beside what ends any world."""
@@ -94,5 +95,6 @@ def take(name: str) -> None:
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115
     sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # type: ignore[misc]  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(2, "w", closefd=False, errors="backslashreplace")  # type: ignore[misc]  # noqa: SIM115
-    for size in ("COLUMNS", "LINES"):  # of the moment when somebody exported them
-        os.environ.pop(size, None)
+    # The size is of the moment when somebody exported it; and the streams need no other way to the screen.
+    for name in ("COLUMNS", "LINES", TERMINAL_STREAMS):
+        os.environ.pop(name, None)

@@ -84,6 +84,8 @@ def interact(client: Any, name: str | None = None, plain: bool = False) -> int:
     is IPython's if that is installed, and `plain` is not set. Ctrl-C interrupts the command that is waited
     for, never the session. Where standard input is no terminal, it is read to its end, as a script.
     """
+    if _in_ipython(client):
+        return 0
     at_prompt = getattr(client, "at_prompt", None)
     if at_prompt is not None:
         client.at_prompt = True
@@ -102,6 +104,16 @@ def interact(client: Any, name: str | None = None, plain: bool = False) -> int:
     finally:
         if at_prompt is not None:
             client.at_prompt = at_prompt
+
+
+def _in_ipython(client: Any) -> bool:
+    """Whether this is IPython already, whose magics are this client's from now on."""
+    from mpiframe import magics
+
+    if magics.load(client) is None:
+        return False
+    print("this is a prompt already; %on, %servers, %interrupt and %results are for this client now")
+    return True
 
 
 def banner(client: Any, name: str | None) -> str:

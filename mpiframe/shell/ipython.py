@@ -9,6 +9,7 @@ from typing import Any
 
 from IPython.terminal.interactiveshell import TerminalInteractiveShell
 from IPython.terminal.ipapp import TerminalIPythonApp
+from IPython.terminal.prompts import RichPromptDisplayHook
 from prompt_toolkit.application import run_in_terminal
 from traitlets.config import Config
 
@@ -17,9 +18,22 @@ from mpiframe.shell.live import Waiting
 from mpiframe.shell.plain import state_folder
 
 
+class _Display(RichPromptDisplayHook):
+    """Shows a value in one piece: what servers print meanwhile comes after it."""
+
+    def __call__(self, result: Any = None) -> None:
+        meanwhile = Waiting(lambda: None)
+        try:
+            with output.beside_prompt(meanwhile):
+                super().__call__(result)  # type: ignore[no-untyped-call]
+        finally:
+            _show(meanwhile)
+
+
 class Shell(TerminalInteractiveShell):
     """IPython's prompt, above which appears what servers print."""
 
+    displayhook_class = _Display
     _above: _Above | None = None
 
     def prompt_for_code(self) -> Any:
@@ -122,6 +136,8 @@ def interact(client: Any, banner: str) -> int:
         return 0
     finally:
         sys.modules["__main__"] = before
+        Shell.clear_instance()
+        _App.clear_instance()
 
 
 @contextlib.contextmanager

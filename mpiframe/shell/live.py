@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 _AGAIN = 0.05  # seconds until a thread that has not heard is called again
+_EDITING, _AT_WORK = 0x80000, 0x4020  # of readline's states: it reads a line; it acts on a key just now
 _CALL = signal.SIGURG  # ignored where nobody has asked for it, and used by nothing else here
 
 
@@ -122,7 +123,8 @@ def _redrawing() -> Callable[[Callable[[], None]], None]:
     try:
         library = ctypes.CDLL(readline.__file__ if hasattr(readline, "__file__") else None)
         clear, fresh, draw = library.rl_clear_visible_line, library.rl_on_new_line, library.rl_redisplay
-    except (AttributeError, OSError, TypeError):  # libedit, or another kind of library
+        state = ctypes.c_ulong.in_dll(library, "rl_readline_state")
+    except (AttributeError, OSError, TypeError, ValueError):  # libedit, or another kind of library
 
         def plainly(show: Callable[[], None]) -> None:
             sys.stdout.write("\r\x1b[K")
@@ -134,6 +136,8 @@ def _redrawing() -> Callable[[Callable[[], None]], None]:
     flush = ctypes.CDLL(None).fflush
 
     def redraw(show: Callable[[], None]) -> None:
+        if not state.value & _EDITING or state.value & _AT_WORK:
+            return  # there is no line yet, or no more; or it is about to change. We are called again
         clear()
         flush(None)  # readline writes by C's own buffers
         show()

@@ -73,7 +73,8 @@ def _leave(client: object) -> None:
     loop = client._loop
     client.at_prompt = False
     if loop.open:
-        print(f"waiting for {loop.open} requests that have not ended; Ctrl-C drops them", flush=True)
+        what = "a request that has" if loop.open == 1 else f"{loop.open} requests that have"
+        print(f"waiting for {what} not ended; Ctrl-C drops what is left", flush=True)
     try:
         client.close()
     except KeyboardInterrupt:

@@ -138,10 +138,9 @@ class Terminal:
 
     def hang_up(self) -> None:
         """Close the window."""
-        with contextlib.suppress(OSError):
-            os.close(self.child.child_fd)
-        self.child.child_fd = -1
-        self.child.closed = True
+        self.child.ptyproc.fileobj.close()
+        self.child.child_fd = self.child.ptyproc.fd = -1
+        self.child.closed = self.child.ptyproc.closed = True
 
     def nothing_left(self, seconds: float = 15.0) -> None:
         """No process that was started here may be left, after a moment."""

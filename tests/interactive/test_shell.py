@@ -249,6 +249,53 @@ def test_history_is_kept_for_the_next_session(start: Start, kind: str, tmp_path:
     assert (tmp_path / "mpiframe").stat().st_mode & 0o77 == 0
 
 
+def test_what_still_runs_at_the_end_is_waited_for_until_ctrl_c(start: Start) -> None:
+    shell = start("--plain")
+    shell.prompt(1)
+    shell.enter("%on --async all import time; print('begun'); time.sleep(100)")
+    shell.shows("] begun", 2)
+    shell.prompt(2)
+    shell.type(CTRL_D)
+    shell.shows("waiting for 2 requests that have not ended")
+    shell.type(CTRL_C)
+    assert shell.ended() == 0
+
+
+def test_a_failure_that_nobody_saw_is_told_at_the_end(start: Start) -> None:
+    shell = start("--plain")
+    shell.prompt(1)
+    shell.enter("client.push('1/0', target=1)")
+    shell.prompt(2)
+    shell.type(CTRL_D)
+    assert shell.ended() == 0
+    assert "ZeroDivisionError" in shell.text
+
+
+def test_ctrl_c_before_there_is_a_prompt_calls_the_start_off(start: Start) -> None:
+    shell = start()
+    shell.until(lambda: shell.pids(), "a process")
+    shell.until(lambda: any("-m mpiframe.shell" in line for line in shell.left()), "the world")
+    shell.type(CTRL_C)
+    assert shell.ended() == 128 + signal.SIGINT
+
+
+@PROMPTS
+def test_a_cell_runs_on_servers(start: Start, kind: str) -> None:
+    shell = start(*options_of(kind))
+    shell.prompt(1)
+    cell = "%%on 1,2\nimport math\nfor i in range(2):\n    x = math.sqrt(4) * i\n\nx + 40\n"
+    if kind == "ipython":
+        shell.type(f"\x1b[200~{cell}\x1b[201~")  # pasted
+        shell.until(lambda: "x + 40" in shell.text, "what was pasted")
+        shell.type("\x1b" + ENTER)  # Alt-Enter runs a cell from anywhere in it
+    else:
+        for line in cell.replace("\n\n", "\n").split("\n"):
+            shell.type(line + ENTER)
+    shell.prompt(2)
+    assert "[1] 42.0\n[2] 42.0" in shell.text
+    assert leave(shell) == 0
+
+
 @PROMPTS
 def test_ctrl_z_does_nothing_and_ctrl_backslash_ends(start: Start, kind: str) -> None:
     shell = start(*options_of(kind))
