@@ -320,7 +320,7 @@ def progress(
     timeout: float | None = None,
 ) -> Any:
     """See `Client.progress`."""
-    waiting = _Waiting(client, list(_each(requests)), label, show)
+    waiting = _Waiting(client, list(each_given(requests)), label, show)
     if ordered:
         return waiting.all(timeout)
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -344,11 +344,11 @@ def of_map(
     return Watch(loop, wanted if isinstance(wanted, str) else shorten(fn, 24), left, display)
 
 
-def _each(requests: Any) -> Iterator[Any]:
+def each_given(requests: Any) -> Iterator[Any]:
     """The ids and futures of what may be one, or a list, or lists in a list."""
     if isinstance(requests, Iterable) and not isinstance(requests, (str, bytes)):
         for one in requests:
-            yield from _each(one)
+            yield from each_given(one)
     else:
         yield requests
 
