@@ -277,6 +277,8 @@ class _Waiting:
         """Wait for all of them, and give them back."""
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
+            if self.given:
+                self.watch.look()
             if not self.until(lambda: len(self.ready) == len(self.given), deadline):
                 raise self._late(timeout)
         finally:
@@ -285,6 +287,8 @@ class _Waiting:
 
     def each(self, timeout: float | None, deadline: float | None) -> Iterator[Any]:
         """Each as it ends."""
+        if self.given:
+            self.watch.look()
         for _ in self.given:
             if not self.ready and not self.until(lambda: bool(self.ready), deadline):
                 raise self._late(timeout)
