@@ -31,6 +31,7 @@ from mpiframe.config import Config
 from mpiframe.errors import CommandArgumentError, MpiframeError, WorldError
 from mpiframe.messages import Request, Response, ServerInfo, WorldFacts, world_wide
 from mpiframe.output import Printer
+from mpiframe.progress import each_given
 from mpiframe.targets import Target, each, places, resolve
 from mpiframe.verbs import Verbs, flatten
 from mpiframe.views import ServerTable
@@ -229,6 +230,16 @@ class AttachedClient(Verbs):
         if mine:
             self._loop.adopt(mine)
         return super().get(wanted, block, timeout)
+
+    def progress(self, requests: Any, **options: Any) -> Any:
+        """As `Client.progress`; also of requests that an earlier process of this session has pushed."""
+        if self._closed:
+            self._refuse()
+        given = list(each_given(requests))
+        mine = [id for id in given if type(id) is int and id not in self._loop.requests]
+        if mine:
+            self._loop.adopt(mine)
+        return super().progress(given, **options)
 
     def requests(self) -> list[Waiting]:
         """Those of this session whose responses were not fetched, whichever of its processes pushed them."""

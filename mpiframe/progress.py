@@ -277,6 +277,8 @@ class _Waiting:
         """Wait for all of them, and give them back."""
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
+            if self.given:
+                self.watch.look()
             if not self.until(lambda: len(self.ready) == len(self.given), deadline):
                 raise self._late(timeout)
         finally:
@@ -285,6 +287,8 @@ class _Waiting:
 
     def each(self, timeout: float | None, deadline: float | None) -> Iterator[Any]:
         """Each as it ends."""
+        if self.given:
+            self.watch.look()
         for _ in self.given:
             if not self.ready and not self.until(lambda: bool(self.ready), deadline):
                 raise self._late(timeout)
@@ -320,7 +324,7 @@ def progress(
     timeout: float | None = None,
 ) -> Any:
     """See `Client.progress`."""
-    waiting = _Waiting(client, list(_each(requests)), label, show)
+    waiting = _Waiting(client, list(each_given(requests)), label, show)
     if ordered:
         return waiting.all(timeout)
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -344,11 +348,11 @@ def of_map(
     return Watch(loop, wanted if isinstance(wanted, str) else shorten(fn, 24), left, display)
 
 
-def _each(requests: Any) -> Iterator[Any]:
+def each_given(requests: Any) -> Iterator[Any]:
     """The ids and futures of what may be one, or a list, or lists in a list."""
     if isinstance(requests, Iterable) and not isinstance(requests, (str, bytes)):
         for one in requests:
-            yield from _each(one)
+            yield from each_given(one)
     else:
         yield requests
 

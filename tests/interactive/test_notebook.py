@@ -20,6 +20,7 @@ TOUR = """
 
     import tests.interactive.kernels as kernels
 
+    os.environ["MPIFRAME_WORLDS"] = str(Path.cwd() / "worlds")
     name = kernels.private_jupyter(Path.cwd() / "jupyter")
 
     import nbformat
@@ -80,10 +81,13 @@ def test_the_tour(launcher: Launcher) -> None:
     assert "all of the tour is as it should be" in ended.stdout
 
 
-KERNEL = """
-    import os, re, signal, time
+SETUP = """
+    import os, re, signal, subprocess, sys, time
+    from pathlib import Path
     from tests.interactive.kernels import Kernel
 
+    worlds = Path.cwd() / "worlds"
+    os.environ["MPIFRAME_WORLDS"] = str(worlds)
     kernel = Kernel()
     def until(condition, seconds=20.0):
         deadline = time.monotonic() + seconds
@@ -97,6 +101,11 @@ KERNEL = """
             return False
     def pids(cell):
         return [int(p) for p in re.findall(r"pid=(\\d+)", cell.text)]
+    def nothing_left():
+        until(lambda: [p for p in worlds.glob("*") if p.name != ".lock"] == [])
+"""
+
+LAUNCH = """
     first = kernel.run("import mpiframe, os, time; client = mpiframe.launch(3)")
     assert first.error is None, first.text
     where = kernel.run("print(*[f'pid={row.pid}' for row in client.servers])")
@@ -105,9 +114,10 @@ KERNEL = """
 """
 
 
-def run(launcher: Launcher, script: str) -> None:
-    """Run a script that has a kernel, with a world of two servers."""
-    ended = launcher.run(KERNEL + script + "\n    print('well')", ranks=1, plain=True, seconds=SECONDS)
+def run(launcher: Launcher, script: str, launch: str = LAUNCH) -> None:
+    """Run a script that has a kernel, with a world of two servers that was launched in it."""
+    whole = SETUP + launch + script + "\n    nothing_left()\n    print('well')"
+    ended = launcher.run(whole, ranks=1, plain=True, seconds=SECONDS)
     assert "well" in ended.expect(0).stdout
 
 
@@ -214,4 +224,41 @@ def test_magics_before_there_is_a_client(launcher: Launcher) -> None:
     assert kernel.run("client.get(99)").error == "RequestError"
     kernel.close()
 """,
+    )
+
+
+ATTACH = """
+    def mpiframe(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "mpiframe", *words], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    mpiframe("start", "-n", "3", "--name", "survey")
+    first = kernel.run("import mpiframe, time; client = mpiframe.attach('survey', session='ann')")
+    assert first.error is None, first.text
+"""
+
+
+def test_a_kernel_that_is_restarted_comes_back_to_its_requests(launcher: Launcher) -> None:
+    run(
+        launcher,
+        """
+    assert kernel.run("%on all 6 * 7").text.count("42") == 2
+    early = kernel.begin("ids = client.push('import time; time.sleep(2); print(7)', 'all'); print(ids)")
+    ids = kernel.end(early).text.strip()
+    assert kernel.run("mpiframe.attach('survey').push('41 + 1', 2, block=True)").text.count("42") == 1
+    kernel.await_text(early, "[server 1 #")
+    kernel.run("more = client.push('time.sleep(1) or 8', 'all')")
+    more = kernel.run("print(more)").text.strip()
+    kernel.restart()
+    kernel.run("import mpiframe; client = mpiframe.attach('survey', session='ann')")
+    cell = kernel.run(f"client.get(client.progress({ids} + {more}))")
+    assert cell.error is None and "4/4" in cell.html, cell.text
+    assert cell.text.count("ret=8") == 2 and cell.text.count("7\\\\n") == 2, cell.text
+    assert kernel.run("%on all 6 * 7").text.count("42") == 2
+    kernel.close()
+    mpiframe("stop", "survey")
+""",
+        ATTACH,
     )
