@@ -71,6 +71,16 @@ _SELECTED = {
     "WEIGHT_MESSAGES": "",
     "UNKNOWN_MESSAGES": "Unknown",
 }
+_WITH_REPLY: dict[type, Callable[[Session, Channel, Any], Coroutine[Any, Any, None]]] = {
+    FileTransfer: gateway_files.transfer,
+    GetDirectory: gateway_mark5.directory,
+    MachinesDefinition: gateway_runs.define_machines,
+    Mark5Control: gateway_mark5.control,
+    Mark5Copy: gateway_mark5.copy,
+    Start: gateway_jobs.start,
+    Vex2DifxRun: gateway_runs.vex2difx,
+}
+"""What carries out the commands whose reply goes to their <port>."""
 _log = logging.getLogger(__name__)
 
 
@@ -297,24 +307,12 @@ class Session:
             self.warn(f"could not parse the command: {error}")
             return
         body = message.body
-        if isinstance(body, FileOperation):
+        if handler := _WITH_REPLY.get(type(body)):
+            self.reply(getattr(body, "port", None), handler, body)
+        elif isinstance(body, FileOperation):
             gateway_files.operate(self, body)
-        elif isinstance(body, FileTransfer):
-            self.reply(body.port, gateway_files.transfer, body)
-        elif isinstance(body, Vex2DifxRun):
-            self.reply(body.port, gateway_runs.vex2difx, body)
-        elif isinstance(body, MachinesDefinition):
-            self.reply(body.port, gateway_runs.define_machines, body)
-        elif isinstance(body, Start):
-            self.reply(body.port, gateway_jobs.start, body)
         elif isinstance(body, Stop):
             self.begin(gateway_jobs.stop(self, body))
-        elif isinstance(body, GetDirectory):
-            self.reply(body.port, gateway_mark5.directory, body)
-        elif isinstance(body, Mark5Control):
-            self.reply(body.port, gateway_mark5.control, body)
-        elif isinstance(body, Mark5Copy):
-            self.reply(body.port, gateway_mark5.copy, body)
         elif isinstance(body, Command):
             self._multicast(message)
         else:
