@@ -10,7 +10,14 @@ import pwd
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from mpiframe.plugins.difx import gateway_files, gateway_jobs, gateway_mark5, gateway_monitor, gateway_runs
+from mpiframe.plugins.difx import (
+    gateway_filelists,
+    gateway_files,
+    gateway_jobs,
+    gateway_mark5,
+    gateway_monitor,
+    gateway_runs,
+)
 from mpiframe.plugins.difx.gateway_channels import (
     Channel,
     ChannelClosed,
@@ -180,6 +187,8 @@ class Session:
     async def open_channel(self, port: int, inbox: Inbox) -> Channel:
         """Where replies with this port go. Raises OSError where the client cannot be connected back to."""
         if not self._in_channels and self._host:
+            if not 0 < port < 1 << 16:
+                raise ProtocolError(f"{port} is no port of a client's to connect to")
             # To where the client is, whatever address it gave: else one could have us connect anywhere.
             patience = self.gateway.options.patience_seconds
             return await ConnectedChannel.connect(self._host, port, patience, self.gateway.know)
@@ -330,8 +339,8 @@ class Session:
         self.reply(read_int(data), gateway_monitor.serve, None)
 
     def _filelist(self, data: bytes) -> None:
-        wanted = gateway_files.FileList.read(data)
-        self.reply(wanted.port, gateway_files.file_list, wanted)
+        wanted = gateway_filelists.Wanted.read(data)
+        self.reply(wanted.port, gateway_filelists.file_list, wanted)
 
     def _job_status(self, data: bytes) -> None:
         path, place = read_counted(data, 4)

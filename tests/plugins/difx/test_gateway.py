@@ -587,7 +587,7 @@ def settled(what: Callable[[], object], wanted: object) -> bool:
 
 @pytest.mark.timeout(3600 if LONG else 120)
 def test_random_packets_and_mutated_commands_do_no_harm(
-    opened: Opened, root: Path, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Opened, root: Path, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """No crash, nothing left open, no memory lost, no file outside of the roots written, read or run.
 
@@ -612,6 +612,7 @@ def test_random_packets_and_mutated_commands_do_no_harm(
     chance = random.Random(7)
     seeds = [one for name in ("smoke", "flow") for one in transcript.read(name, str(root)) if one.from_client]
     xml = [one.data for one in seeds if one.id == Id.COMMAND]
+    others = [one for one in seeds if one.id != Id.COMMAND]
     assert settled(lambda: gateway.clients, 0)
     at_first, memory = handles(), 0.0
     kinds = [int(one) for one in Id if one not in (Id.COMMAND, Id.TOKEN)]
@@ -621,14 +622,19 @@ def test_random_packets_and_mutated_commands_do_no_harm(
         batch = []
         for _ in range(500):
             if chance.random() < commands / (packets + commands):
-                batch.append(write_packet(Id.COMMAND, mutated(chance.choice(xml), chance)))
+                number, data = int(Id.COMMAND), mutated(chance.choice(xml), chance)
             elif chance.random() < 0.5:
-                one = chance.choice(seeds)
-                if one.id != Id.COMMAND:
-                    batch.append(write_packet(one.id, mutated(one.packet_data, chance)))
+                one = chance.choice(others)
+                number, data = one.id, mutated(one.packet_data, chance)
             else:
-                batch.append(write_packet(chance.choice(kinds), chance.randbytes(chance.randrange(40))))
-        swallow(peer, b"".join(batch) + (chance.randbytes(50) if chance.random() < 0.2 else b""))
+                number, data = chance.choice(kinds), chance.randbytes(chance.randrange(40))
+            if number == Id.CHANNEL_DATA and chance.random() < 0.99:
+                data = data.ljust(4, b"\0")  # without the number of its channel it ends the connection
+            batch.append(write_packet(number, data))
+        if chance.random() < 0.5:  # all of it is waited for; else the client goes in the midst of it
+            swallow(peer, b"".join(batch), to_its_end=True)
+        else:
+            swallow(peer, b"".join(batch) + (chance.randbytes(50) if chance.random() < 0.2 else b""))
         peer.close()
         if not memory and taken[False] > packets // 4:
             memory = resident_mib()
@@ -638,6 +644,7 @@ def test_random_packets_and_mutated_commands_do_no_harm(
     assert settled(lambda: gateway.clients, 0), under_way(gateway)
     assert settled(handles, at_first), (handles(), at_first)
     assert resident_mib() < memory + 64
+    assert [one.getMessage() for one in caplog.records if one.exc_info] == []  # nothing unforeseen was raised
     assert (tmp_path / "secret").read_text() == "not for clients"
     assert sorted(one.name for one in tmp_path.iterdir()) == ["home", "root", "secret", "working"]
     assert [*(tmp_path / "home").iterdir(), *(tmp_path / "working").iterdir(), *programs.iterdir()] == []
@@ -656,13 +663,17 @@ def under_way(gateway: Gateway) -> list[str]:
     return stacks
 
 
-def swallow(peer: Peer, data: bytes) -> None:
-    """Send all of it, and read what comes back meanwhile; the gateway may close the connection."""
+def swallow(peer: Peer, data: bytes, to_its_end: bool = False) -> None:
+    """Send all of it, and read what comes back meanwhile, or until all of it was read there.
+
+    The gateway may close the connection.
+    """
     view = memoryview(data)
     peer.connection.setblocking(False)
     try:
-        while view:
-            ready, writable, _ = select.select([peer.connection], [peer.connection], [], SECONDS)
+        while view or to_its_end:
+            waiting = [peer.connection] if view else []
+            ready, writable, _ = select.select([peer.connection], waiting, [], SECONDS)
             assert ready or writable
             if ready:
                 answer = peer.connection.recv(1 << 16)
@@ -671,5 +682,7 @@ def swallow(peer: Peer, data: bytes) -> None:
                     return
             if writable:
                 view = view[peer.connection.send(view) :]
+                if not view and to_its_end:
+                    peer.connection.shutdown(socket.SHUT_WR)
     except (ConnectionError, BlockingIOError):
         pass
