@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpiframe.compat._difx_attached import AttachedClient
-from mpiframe.compat.DiFXControl import element
+from mpiframe.compat._difx_packets import element
 
 
 class Client(AttachedClient):

@@ -7,119 +7,18 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from mpiframe.compat._difx_attached import AttachedClient
+from mpiframe.compat._difx_packets import Frames, element, text_of
 from mpiframe.compat._difx_spectra import MonitorMethods
+from mpiframe.compat._difx_steps import (
+    MACHINE_STEPS,
+    MACHINE_TEXTS,
+    RUN_ENDS,
+    RUN_FINAL,
+    RUN_STEPS,
+    RUN_TEXTS,
+    SAID,
+)  # fmt: skip
 from mpiframe.compat.DiFXControl import Client as _Client
-from mpiframe.compat.DiFXControl import Frames, element, text_of
-
-_STEPS = [
-    "TASK_TERMINATED",
-    "TASK_ENDED_GRACEFULLY",
-    "TASK_STARTED",
-    "PARAMETER_CHECK_IN_PROGRESS",
-    "PARAMETER_CHECK_SUCCESS",
-    "FAILURE_NO_HEADNODE",
-    "FAILURE_NO_DATASOURCES",
-    "FAILURE_NO_PROCESSORS",
-    "WARNING_NO_MACHINES_FILE_SPECIFIED",
-    "WARNING_NO_THREADS_FILE_SPECIFIED",
-    "THREADS_FILE_NAME",
-    "MACHINES_FILE_NAME",
-    "FAILURE_NO_FILES_SPECIFIED",
-    "FAILURE_OPEN_MACHINES_FILE",
-    "FAILURE_OPEN_THREADS_FILE",
-    "MACHINES_FILE_CREATED",
-    "THREADS_FILE_CREATED",
-    "FAILURE_FILE_REMOVAL",
-    "FAILURE_POPEN",
-    "FAILURE_MPIRUN",
-    "SUCCESS_MPIRUN",
-    "LOW_THREAD_COUNT",
-    "RUNNING_MPIRUN_TESTS",
-]
-_RUN_STEPS = [
-    "JOB_TERMINATED",
-    "JOB_ENDED_GRACEFULLY",
-    "JOB_STARTED",
-    "PARAMETER_CHECK_IN_PROGRESS",
-    "PARAMETER_CHECK_SUCCESS",
-    "FAILURE_NO_HEADNODE",
-    "FAILURE_NO_DATASOURCES",
-    "FAILURE_NO_PROCESSORS",
-    "FAILURE_NO_INPUTFILE_SPECIFIED",
-    "FAILURE_INPUTFILE_NOT_FOUND",
-    "FAILURE_INPUTFILE_NAME_TOO_LONG",
-    "FAILURE_OUTPUT_EXISTS",
-    "DELETING_PREVIOUS_OUTPUT",
-    "STARTING_DIFX",
-    "DIFX_MESSAGE",
-    "DIFX_WARNING",
-    "DIFX_ERROR",
-    "DIFX_COMPLETE",
-    "DATA_FILE_SIZE",
-    "JOB_FAILED",
-    "JOB_ENDED_WITH_ERRORS",
-    "MONITOR_CONNECTION_ACTIVE",
-    "MONITOR_CONNECTION_BROKEN",
-    "MONITOR_CONNECTION_FAILED",
-    "FAILURE_INPUTFILE_BAD_CONFIG",
-    "CONFIG_PASSED",
-    "CONFIG_COMMAND_NOT_FOUND",
-    "RUN_CONFIG_CHECK",
-    "STOPPED_AFTER_CONFIG",
-    "NOT_RESPONDING",
-]
-
-_MACHINE_TEXTS: dict[int, tuple[str, str]] = {
-    100: ("warning", "Machines definition terminated."),
-    101: ("message", "Machines definition ended gracefully."),
-    102: ("message", "Machines definition process started on guiServer."),
-    103: ("message", "Checking parameters."),
-    104: ("message", "Parameter check complete."),
-    105: ("error", "No head node was specified."),
-    106: ("error", "No data sources were specified."),
-    107: ("error", "No processors were specified."),
-    108: ("warning", "No .machines file was specified."),
-    109: ("warning", "No .threads file was specified."),
-    110: ("message", 'Will create .threads file "{}".'),
-    111: ("message", 'Will create .machines file "{}".'),
-    112: ("error", "No files were specified."),
-    113: ("error", "The .machines file could not be opened: {}"),
-    114: ("error", "The .threads file could not be opened: {}"),
-    115: ("message", 'Machines file "{machines}" created.'),
-    116: ("message", 'Threads file "{threads}" created.'),
-    117: ("error", "A test file could not be removed."),
-    118: ("error", "mpirun could not be run."),
-    119: ("warning", 'Node "{}" failed the mpirun test.'),
-    120: ("message", 'Node "{}" passed the mpirun test.'),
-    121: ("warning", "There are few threads."),
-    122: ("message", "Running mpirun tests."),
-}
-_RUN_TEXTS: dict[int, tuple[str, str]] = {
-    100: ("warning", "Job terminated"),
-    101: ("message", "Job ended gracefully"),
-    103: ("message", "Start parameter check"),
-    104: ("message", "Parameter check was successful"),
-    105: ("error", "No head node was specified"),
-    106: ("error", "No data sources were specified"),
-    107: ("error", "No processors were specified"),
-    108: ("error", "No .input file was specified"),
-    109: ("error", "The .input file was not found"),
-    110: ("error", "The name of the .input file is too long"),
-    111: ("error", "The output exists already"),
-    112: ("message", "Deleting previous output"),
-    113: ("message", "Starting DiFX"),
-    117: ("message", "Job complete"),
-    119: ("error", "Job failed"),
-    120: ("warning", "Job ended with errors"),
-    124: ("error", "The .input file has a bad configuration"),
-    125: ("message", "Configuration test passed."),
-    126: ("warning", "The configuration could not be checked: there is no checkmpifxcorr"),
-    127: ("message", "Running configuration check."),
-    128: ("message", "Stopped after the configuration check"),
-}
-_SAID = {114: "message", 115: "warning", 116: "error"}
-_RUN_ENDS = frozenset({100, 101, 119, 120, 128})
-_RUN_FINAL = frozenset({100, 101, 102, 119, 120, 124, 125})
 
 
 def _nodes(client: Client | JobRunner) -> str:
@@ -252,8 +151,8 @@ class Client(MonitorMethods, AttachedClient):
                     self.threadsFileName = text
                 if self._machinesCallback is not None:
                     self._machinesCallback(number, text or None)
-                if number in _MACHINE_TEXTS and not (self._machinesCallback and self._machinesExclusive):
-                    kind, form = _MACHINE_TEXTS[number]
+                if number in MACHINE_TEXTS and not (self._machinesCallback and self._machinesExclusive):
+                    kind, form = MACHINE_TEXTS[number]
                     names = {"machines": self.machinesFileName, "threads": self.threadsFileName}
                     getattr(self, kind)(form.format(text, **names))
                 if number in (100, 101):
@@ -390,23 +289,23 @@ class JobRunner:
             self._control._waitFor(lambda: self.jobComplete, lambda: heard[0])
 
     def _step(self, number: int, text: str | None) -> None:
-        if number in _RUN_FINAL or number == 128:
+        if number in RUN_FINAL or number == 128:
             self._final = number if number != 128 else self._final
         if self._startCallback is not None:
             self._startCallback(number, text)
         if not (self._startCallback and self._startExclusive):
-            if number in _SAID:
-                getattr(self._control, _SAID[number])(text)
-            elif number in _RUN_TEXTS:
-                kind, form = _RUN_TEXTS[number]
+            if number in SAID:
+                getattr(self._control, SAID[number])(text)
+            elif number in RUN_TEXTS:
+                kind, form = RUN_TEXTS[number]
                 getattr(self._control, kind)(form)
-        if number in _RUN_ENDS:
+        if number in RUN_ENDS:
             self.jobComplete = True
             self._control.doFinalCallback()
 
 
 Client.JobRunner = JobRunner  # type: ignore[attr-defined]
-for _number, _name in enumerate(_STEPS, 100):
+for _number, _name in enumerate(MACHINE_STEPS, 100):
     setattr(Client, f"MACHINE_DEF_{_name}", _number)
-for _number, _name in enumerate(_RUN_STEPS, 100):
+for _number, _name in enumerate(RUN_STEPS, 100):
     setattr(JobRunner, f"RUN_DIFX_{_name}", _number)

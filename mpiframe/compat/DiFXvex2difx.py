@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mpiframe.compat._difx_attached import AttachedClient
+from mpiframe.compat._difx_packets import Counted, element, text_of
 from mpiframe.compat.DiFXControl import Client as _Client
-from mpiframe.compat.DiFXControl import Counted, element, text_of
 
 
 class Client(AttachedClient):

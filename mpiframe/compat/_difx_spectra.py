@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mpiframe.compat.DiFXControl import Client, Frames, bytes_of, text_of
+from mpiframe.compat._difx_packets import Frames, bytes_of, text_of
+from mpiframe.compat.DiFXControl import Client
 from mpiframe.plugins.difx import gateway_monitor as ids
 from mpiframe.plugins.difx.protocol import read_double, read_int, write_int
 

@@ -543,7 +543,7 @@ SOCKET_READERS = {
     ("plugins.difx.gateway", "_ready"),  # XML, passed on as it is
     ("plugins.difx.gateway_commands", "_pass_on"),  # packets of bytes, passed on as they are
     ("compat._difx_link", "send"),  # the same
-    ("compat.DiFXControl", "newPacket"),  # packets of bytes
+    ("compat._difx_packets", "newPacket"),  # packets of bytes
 }
 OVER_MPI = {("group_comm", "sendrecv"), ("group", "_up_the_tree")}
 """Functions that call a method of such a name on a communicator."""
@@ -600,7 +600,8 @@ def test_who_reads_sockets_is_known_and_undoes_no_pickle() -> None:
         "plugins/difx/gateway_commands",
         "plugins/difx/protocol",
         "compat/_difx_link",
-        "compat/DiFXControl",
+        "compat/_difx_connection",
+        "compat/_difx_packets",
     ],
 )
 def test_modules_of_sockets_do_not_even_import_what_could_undo_a_pickle(module: str) -> None:

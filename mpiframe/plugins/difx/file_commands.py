@@ -19,6 +19,7 @@ from mpiframe.errors import MpiframeError
 from mpiframe.plugins.base import Context, command
 from mpiframe.plugins.difx.files import CHUNK_BYTES, Files, Progress
 from mpiframe.plugins.difx.listing import Entry
+from mpiframe.plugins.difx.replacing import replacing
 from mpiframe.plugins.difx.uploads import Upload
 
 _AT_ONCE = 8
@@ -180,17 +181,8 @@ class DifxFiles:
         total = self._proxy.size(path)
         if to is None:
             return b"".join(self._pieces(path, total, progress))
-        done, scratch = 0, f"{os.fspath(to)}.part"
-        try:
-            with open(scratch, "wb") as out:
-                for piece in self._pieces(path, total, progress):
-                    done += out.write(piece)
-            os.replace(scratch, to)
-        except BaseException:
-            if os.path.exists(scratch):
-                os.unlink(scratch)
-            raise
-        return done
+        with replacing(to) as out:
+            return sum(out.write(piece) for piece in self._pieces(path, total, progress))
 
     def send(
         self,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 
 from mpiframe.plugins.difx.listing import Entry, Options, entry_of
+from mpiframe.plugins.difx.replacing import replacing
 from mpiframe.plugins.difx.roots import PathRefused, Place, Roots, is_folder
 from mpiframe.plugins.difx.uploads import Upload
 
@@ -282,18 +283,8 @@ class Files:
 
     def get(self, path: str, to: str | os.PathLike[str], *, progress: Progress | None = None) -> int:
         """Copy a file of the roots to the path `to` of the caller's own, anywhere; returns its size."""
-        done = 0
-        scratch = f"{os.fspath(to)}.part"
-        try:
-            with open(scratch, "wb") as out:
-                for piece in self.chunks(path, progress=progress):
-                    done += out.write(piece)
-            os.replace(scratch, to)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(scratch)
-            raise
-        return done
+        with replacing(to) as out:
+            return sum(out.write(piece) for piece in self.chunks(path, progress=progress))
 
     def send(self, path: str, content: bytes | Iterable[bytes], *, progress: Progress | None = None) -> int:
         """Write a file, whose content comes in pieces of any size; returns how many bytes it has.

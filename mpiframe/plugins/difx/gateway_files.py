@@ -1,20 +1,17 @@
-"""Files as the gateway's clients ask for them: operations, transfers, states of jobs, lists of data files."""
+"""Files as the gateway's clients ask for them: operations, transfers, states of jobs."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpiframe.plugins.difx.formats.difxlog import DifxLog
 from mpiframe.plugins.difx.formats.errors import FormatError
 from mpiframe.plugins.difx.gateway_channels import (
     Channel,
-    ChannelClosed,
     kept,
     receive_exactly,
     send_counted,
@@ -24,8 +21,6 @@ from mpiframe.plugins.difx.messages_bodies import FileOperation, FileTransfer
 from mpiframe.plugins.difx.protocol import (
     FILE_BLOCK,
     Id,
-    ProtocolError,
-    read_counted,
     read_int,
     write_int,
 )
@@ -239,96 +234,3 @@ def last_state(text: str) -> str:
             if status.state == run.state:
                 return f"{time.ctime(status.time.timestamp())}{status.state}  {status.message}"
     return ""
-
-
-# -- lists of data files --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class FileList:
-    """A request for a list of data files with their times."""
-
-    names: tuple[str, ...]
-    destination: str
-    format: str
-    mjd: int
-    port: int
-
-    @classmethod
-    def read(cls, data: bytes) -> FileList:
-        """From a packet's data. Raises ProtocolError."""
-        count, place, names = read_int(data), 4, []
-        if not 0 <= count <= _MOST_NAMES:
-            raise ProtocolError(f"a list of {count} files")
-        for _ in range(count):
-            name, place = read_counted(data, place)
-            names.append(name.decode("utf-8", "surrogateescape"))
-        destination, place = read_counted(data, place)
-        form, place = read_counted(data, place)
-        mjd, place = read_int(data, place), place + 4
-        _, place = read_counted(data, place)
-        return cls(
-            tuple(names),
-            destination.decode("utf-8", "surrogateescape"),
-            form.decode("latin-1"),
-            mjd,
-            read_int(data, place),
-        )
-
-
-_PROGRAMS = {"MARK5B": "m5bsum", "VDIF": "vsum"}
-
-
-async def file_list(session: Session, channel: Channel, wanted: FileList) -> None:
-    """Ask the program of the format for the times of each file, and write the list, sorted by them."""
-    from mpiframe.plugins.difx import gateway_runs
-
-    files = session.gateway.files
-    await send_framed(channel, 102)
-    destination = wanted.destination
-    try:
-        await asyncio.to_thread(files.stat, destination)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        await send_framed(channel, 105, _encoded(str(error)))
-        await send_framed(channel, 100)
-        return
-    else:
-        await send_framed(channel, 103, _encoded(destination))
-        if read_int(await receive_exactly(channel, 4, bytearray())) != 106:
-            await send_framed(channel, 100)
-            return
-    await send_framed(channel, 104, _encoded(destination))
-    program = next((one for start, one in _PROGRAMS.items() if wanted.format.upper().startswith(start)), None)
-    if program is None:
-        await send_framed(channel, 109, _encoded(wanted.format))
-        await send_framed(channel, 100)
-        return
-    rows: list[tuple[float, str]] = []
-    failed = False
-    for number, name in enumerate(wanted.names):
-        lines: list[str] = []
-        with contextlib.suppress(OSError):
-            await asyncio.to_thread(files.stat, name)  # raises for what is outside of the roots
-            argv = [program, "-s", "-r", str(wanted.mjd), name]
-            status = await gateway_runs.run_tool(session, argv, lines.append)
-            failed = failed or status != 0
-        row = next((one for one in lines if one.split()[:1] == [name] and len(one.split()) >= 3), None)
-        if row is None:
-            failed = True
-        else:
-            with contextlib.suppress(ValueError):
-                rows.append((float(row.split()[1]), row.strip()))
-            await send_framed(channel, 111, _encoded(row.strip()))
-        await send_framed(channel, 110, write_int(number + 1))
-    content = "".join(f"{row}\n" for _, row in sorted(rows))
-    try:
-        await asyncio.to_thread(files.send, destination, _encoded(content))
-    except OSError as error:
-        await send_framed(channel, 108, _encoded(str(error)))
-        failed = True
-    if failed:
-        await send_framed(channel, 112)
-    with contextlib.suppress(ChannelClosed):
-        await send_framed(channel, 101)

@@ -10,7 +10,14 @@ import pwd
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from mpiframe.plugins.difx import gateway_files, gateway_jobs, gateway_mark5, gateway_monitor, gateway_runs
+from mpiframe.plugins.difx import (
+    gateway_filelists,
+    gateway_files,
+    gateway_jobs,
+    gateway_mark5,
+    gateway_monitor,
+    gateway_runs,
+)
 from mpiframe.plugins.difx.gateway_channels import (
     Channel,
     ChannelClosed,
@@ -71,6 +78,16 @@ _SELECTED = {
     "WEIGHT_MESSAGES": "",
     "UNKNOWN_MESSAGES": "Unknown",
 }
+_WITH_REPLY: dict[type, Callable[[Session, Channel, Any], Coroutine[Any, Any, None]]] = {
+    FileTransfer: gateway_files.transfer,
+    GetDirectory: gateway_mark5.directory,
+    MachinesDefinition: gateway_runs.define_machines,
+    Mark5Control: gateway_mark5.control,
+    Mark5Copy: gateway_mark5.copy,
+    Start: gateway_jobs.start,
+    Vex2DifxRun: gateway_runs.vex2difx,
+}
+"""What carries out the commands whose reply goes to their <port>."""
 _log = logging.getLogger(__name__)
 
 
@@ -170,6 +187,8 @@ class Session:
     async def open_channel(self, port: int, inbox: Inbox) -> Channel:
         """Where replies with this port go. Raises OSError where the client cannot be connected back to."""
         if not self._in_channels and self._host:
+            if not 0 < port < 1 << 16:
+                raise ProtocolError(f"{port} is no port of a client's to connect to")
             # To where the client is, whatever address it gave: else one could have us connect anywhere.
             patience = self.gateway.options.patience_seconds
             return await ConnectedChannel.connect(self._host, port, patience, self.gateway.know)
@@ -297,24 +316,12 @@ class Session:
             self.warn(f"could not parse the command: {error}")
             return
         body = message.body
-        if isinstance(body, FileOperation):
+        if handler := _WITH_REPLY.get(type(body)):
+            self.reply(getattr(body, "port", None), handler, body)
+        elif isinstance(body, FileOperation):
             gateway_files.operate(self, body)
-        elif isinstance(body, FileTransfer):
-            self.reply(body.port, gateway_files.transfer, body)
-        elif isinstance(body, Vex2DifxRun):
-            self.reply(body.port, gateway_runs.vex2difx, body)
-        elif isinstance(body, MachinesDefinition):
-            self.reply(body.port, gateway_runs.define_machines, body)
-        elif isinstance(body, Start):
-            self.reply(body.port, gateway_jobs.start, body)
         elif isinstance(body, Stop):
             self.begin(gateway_jobs.stop(self, body))
-        elif isinstance(body, GetDirectory):
-            self.reply(body.port, gateway_mark5.directory, body)
-        elif isinstance(body, Mark5Control):
-            self.reply(body.port, gateway_mark5.control, body)
-        elif isinstance(body, Mark5Copy):
-            self.reply(body.port, gateway_mark5.copy, body)
         elif isinstance(body, Command):
             self._multicast(message)
         else:
@@ -332,8 +339,8 @@ class Session:
         self.reply(read_int(data), gateway_monitor.serve, None)
 
     def _filelist(self, data: bytes) -> None:
-        wanted = gateway_files.FileList.read(data)
-        self.reply(wanted.port, gateway_files.file_list, wanted)
+        wanted = gateway_filelists.Wanted.read(data)
+        self.reply(wanted.port, gateway_filelists.file_list, wanted)
 
     def _job_status(self, data: bytes) -> None:
         path, place = read_counted(data, 4)

@@ -18,6 +18,7 @@ from typing import Any
 from mpiframe.plugins.base import command
 from mpiframe.plugins.difx import job_cli
 from mpiframe.plugins.difx.file_commands import FileCommands
+from mpiframe.plugins.difx.filelists import FileList, make_list
 from mpiframe.plugins.difx.formats.difxlog import Run
 from mpiframe.plugins.difx.job_events import JobError, JobEvent, JobResult, MachinesStep, StopReport
 from mpiframe.plugins.difx.job_queue import JobQueue, QueueState, Waiting
@@ -258,6 +259,19 @@ class JobCommands(FileCommands):
             lambda: self._mark5().copy(
                 unit, vsn, scans, to, lambda stream, line: self.context.emit(("mark5", stream, line))
             )
+        )
+
+    @command
+    def filelist(
+        self, names: Sequence[str], to: str, format: str, mjd: int, version: str | None = None
+    ) -> Future[FileList]:
+        """Write a new .filelist of data files, with the times that m5bsum or vsum tell of them.
+
+        format: begins with MARK5B or VDIF. mjd: a day near to the times, which the data do not say in full.
+        """
+        version = self.job_options({} if version is None else {"version": version}).version
+        return self.pool.submit(
+            lambda: make_list(self.files, self.jobs.versions, names, to, format, mjd, version)
         )
 
     def jobs_close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import os
@@ -20,6 +19,7 @@ from mpiframe.plugins.difx.formats.errors import FormatError
 from mpiframe.plugins.difx.formats.input_file import Input, Product
 from mpiframe.plugins.difx.formats.visibilities import Visibilities, input_path, telescopes_of
 from mpiframe.plugins.difx.monitor import Monitor, Update
+from mpiframe.plugins.difx.replacing import replacing
 from mpiframe.plugins.difx.spectra import (
     Complexes,
     Floats,
@@ -166,15 +166,8 @@ def _save(figure: Figure, output: str | os.PathLike[str]) -> str:
     form = os.path.splitext(path)[1].removeprefix(".") or "png"
     content = io.BytesIO()
     figure.savefig(content, format=form, dpi=_DPI)
-    scratch = f"{path}.part"
-    try:
-        with open(scratch, "wb") as file:
-            file.write(content.getvalue())
-        os.replace(scratch, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(scratch)
-        raise
+    with replacing(path) as file:
+        file.write(content.getvalue())
     return path
 
 

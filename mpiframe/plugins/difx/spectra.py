@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mpiframe.plugins.difx.formats.input_file import Freq
+from mpiframe.plugins.difx.formats.input_records import Freq
 
 Floats = npt.NDArray[np.float64]
 Complexes = npt.NDArray[np.complex128]

@@ -261,7 +261,7 @@ def test_the_picture_is_drawn_anew_as_the_job_runs(job: Path, folder: Path, whol
             drawer.join(WAIT)
     assert len(set(got)) == 2
     assert (job / "tiny_1.FD-OV.png").read_bytes() == got[1]
-    assert not list(job.glob("*.part"))
+    assert not list(job.glob("*~"))
 
 
 def _hear_ctrl_c() -> None:

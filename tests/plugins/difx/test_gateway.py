@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ import pytest
 import trustme
 
 from mpiframe import cli
-from mpiframe.compat import DiFXControl, DiFXJobControl
+from mpiframe.compat import DiFXJobControl
+from mpiframe.compat._difx_packets import bytes_of
 from mpiframe.plugins.difx import gateway as gateway_module
 from mpiframe.plugins.difx.gateway import Gateway, GatewayError, GatewayOptions
 from mpiframe.plugins.difx.gateway_channels import Outgoing
 from mpiframe.plugins.difx.gateway_peers import owner_of_peer
+from mpiframe.plugins.difx.gateway_session import Session
 from mpiframe.plugins.difx.multicast import Group
 from mpiframe.plugins.difx.protocol import (
     LONGEST_PACKET,
@@ -416,7 +419,7 @@ def test_content_is_kept_as_it_is(opened: Opened, root: Path) -> None:
         assert (root / "f").read_bytes() == content
         text = difx.getFile(f"{root}/f")
         assert text is not None
-        assert DiFXControl.bytes_of(text) == content
+        assert bytes_of(text) == content
     assert sorted(one.name for one in root.iterdir()) == ["f", "out"]
     difx.close()
 
@@ -584,34 +587,56 @@ def settled(what: Callable[[], object], wanted: object) -> bool:
 
 @pytest.mark.timeout(3600 if LONG else 120)
 def test_random_packets_and_mutated_commands_do_no_harm(
-    opened: Opened, root: Path, job: Path, tmp_path: Path
+    opened: Opened, root: Path, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
+    """No crash, nothing left open, no memory lost, no file outside of the roots written, read or run.
+
+    Only what the gateway has taken counts: a packet that is none at all ends its connection.
+    """
     packets, commands = (1_000_000, 10_000) if LONG else (4_000, 400)
+    taken: Counter[bool] = Counter()
+    take = Session._take
+
+    async def counted(session: Session, packet: Packet) -> None:
+        taken[packet.id == Id.COMMAND] += 1
+        await take(session, packet)
+
+    monkeypatch.setattr(Session, "_take", counted)
+    # Where relative paths, and those of a home, would lead.
+    for name in ("working", "home"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    programs = Path(os.environ["PATH"])
     gateway, port = opened(patience_seconds=5.0)
     chance = random.Random(7)
     seeds = [one for name in ("smoke", "flow") for one in transcript.read(name, str(root)) if one.from_client]
     xml = [one.data for one in seeds if one.id == Id.COMMAND]
+    others = [one for one in seeds if one.id != Id.COMMAND]
     assert settled(lambda: gateway.clients, 0)
     at_first, memory = handles(), 0.0
     kinds = [int(one) for one in Id if one not in (Id.COMMAND, Id.TOKEN)]
-    done = 0
-    while done < packets + commands:
+    while taken[False] < packets or taken[True] < commands:
         peer = Peer(port)
         peer.send(Id.CHANNEL_ALL_DATA_ON)
         batch = []
-        for _ in range(min(500, packets + commands - done)):
+        for _ in range(500):
             if chance.random() < commands / (packets + commands):
-                batch.append(write_packet(Id.COMMAND, mutated(chance.choice(xml), chance)))
+                number, data = int(Id.COMMAND), mutated(chance.choice(xml), chance)
             elif chance.random() < 0.5:
-                one = chance.choice(seeds)
-                if one.id != Id.COMMAND:
-                    batch.append(write_packet(one.id, mutated(one.packet_data, chance)))
+                one = chance.choice(others)
+                number, data = one.id, mutated(one.packet_data, chance)
             else:
-                batch.append(write_packet(chance.choice(kinds), chance.randbytes(chance.randrange(40))))
-            done += 1
-        swallow(peer, b"".join(batch) + (chance.randbytes(50) if chance.random() < 0.2 else b""))
+                number, data = chance.choice(kinds), chance.randbytes(chance.randrange(40))
+            if number == Id.CHANNEL_DATA and chance.random() < 0.99:
+                data = data.ljust(4, b"\0")  # without the number of its channel it ends the connection
+            batch.append(write_packet(number, data))
+        if chance.random() < 0.5:  # all of it is waited for; else the client goes in the midst of it
+            swallow(peer, b"".join(batch), to_its_end=True)
+        else:
+            swallow(peer, b"".join(batch) + (chance.randbytes(50) if chance.random() < 0.2 else b""))
         peer.close()
-        if not memory and done > (packets + commands) // 4:
+        if not memory and taken[False] > packets // 4:
             memory = resident_mib()
     good = Peer(port)
     assert good.version()
@@ -619,8 +644,10 @@ def test_random_packets_and_mutated_commands_do_no_harm(
     assert settled(lambda: gateway.clients, 0), under_way(gateway)
     assert settled(handles, at_first), (handles(), at_first)
     assert resident_mib() < memory + 64
+    assert [one.getMessage() for one in caplog.records if one.exc_info] == []  # nothing unforeseen was raised
     assert (tmp_path / "secret").read_text() == "not for clients"
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["root", "secret"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["home", "root", "secret", "working"]
+    assert [*(tmp_path / "home").iterdir(), *(tmp_path / "working").iterdir(), *programs.iterdir()] == []
 
 
 def under_way(gateway: Gateway) -> list[str]:
@@ -636,17 +663,26 @@ def under_way(gateway: Gateway) -> list[str]:
     return stacks
 
 
-def swallow(peer: Peer, data: bytes) -> None:
-    """Send all of it, and read what comes back meanwhile; the gateway may close the connection."""
+def swallow(peer: Peer, data: bytes, to_its_end: bool = False) -> None:
+    """Send all of it, and read what comes back meanwhile, or until all of it was read there.
+
+    The gateway may close the connection.
+    """
     view = memoryview(data)
     peer.connection.setblocking(False)
     try:
-        while view:
-            ready, writable, _ = select.select([peer.connection], [peer.connection], [], SECONDS)
+        while view or to_its_end:
+            waiting = [peer.connection] if view else []
+            ready, writable, _ = select.select([peer.connection], waiting, [], SECONDS)
             assert ready or writable
-            if ready and not peer.connection.recv(1 << 16):
-                return
+            if ready:
+                answer = peer.connection.recv(1 << 16)
+                assert b"not for clients" not in answer
+                if not answer:
+                    return
             if writable:
                 view = view[peer.connection.send(view) :]
+                if not view and to_its_end:
+                    peer.connection.shutdown(socket.SHUT_WR)
     except (ConnectionError, BlockingIOError):
         pass

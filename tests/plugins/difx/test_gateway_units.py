@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mpiframe.compat import DiFXControl, DiFXJobControl
+from mpiframe.compat import DiFXJobControl
+from mpiframe.compat._difx_packets import Frames
 from mpiframe.plugins.difx.gateway import Gateway, GatewayOptions
 from mpiframe.plugins.difx.multicast import Group
 from mpiframe.plugins.difx.protocol import Id, framed_items, read_int, write_counted, write_int
@@ -61,7 +62,7 @@ def ask(request: pytest.FixtureRequest, port: int) -> Iterator[Ask]:
             else:
                 peer.command(str(kind), f"{body}<port>7</port>")
             found: Said = []
-            frames = DiFXControl.Frames()
+            frames = Frames()
             while not found or found[-1][0] not in ENDS:
                 item = peer.until(lambda one: one.channel == 7).data
                 for number, data in frames.feed(item):
@@ -77,7 +78,7 @@ def ask(request: pytest.FixtureRequest, port: int) -> Iterator[Ask]:
 
     def by_compat(kind: str | Id, body: str | bytes, answer: tuple[int, int] | None = None) -> Said:
         found: Said = []
-        frames = DiFXControl.Frames()
+        frames = Frames()
 
         def take(item: bytes) -> None:
             for number, data in frames.feed(item):
@@ -299,6 +300,6 @@ def test_nodes_are_tested_for_the_clients_of_jobs(port: int, root: Path) -> None
 
 
 def test_frames_are_as_they_were_sent() -> None:
-    frames = DiFXControl.Frames()
+    frames = Frames()
     items = framed_items(301) + framed_items(312, b"a line") + framed_items(302)
     assert [one for item in items for one in frames.feed(item)] == [(301, b""), (312, b"a line"), (302, b"")]

@@ -78,6 +78,20 @@ with mpiframe.Client() as client:
     else:
         raise AssertionError("/etc/passwd")
 
+    # A list of data files.
+    for name, times in (("d2", b"60022.2 60022.3"), ("d1", b"60022.1 60022.2")):
+        difx.send(f"{root}/{name}", times)
+    made = difx.filelist([f"{root}/d2", f"{root}/d1"], f"{root}/d.filelist", "VDIF_8000", 60022)
+    rows = [f"{root}/d1 60022.1000000 60022.2000000", f"{root}/d2 60022.2000000 60022.3000000"]
+    assert (made.missing, difx.get(f"{root}/d.filelist").decode().splitlines()) == ([], rows)
+    for form, to, text in (("VDIF", "d.filelist", "is there already"), ("K5", "e", "no format whose times")):
+        try:
+            difx.filelist([f"{root}/d1"], f"{root}/{to}", form, 60022)
+        except mpiframe.CommandError as error:
+            assert text in str(error), error
+        else:
+            raise AssertionError(text)
+
     # A pass, machines, a job.
     report = difx.vex2difx(exp, "tiny.v2d")
     assert report.successful, report

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import secrets
 from abc import ABC, abstractmethod
 from typing import TypeVar
+
+from mpiframe.plugins.difx.replacing import replacing
 
 _T = TypeVar("_T", bound="TextFile")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
@@ -38,20 +38,8 @@ class TextFile(ABC):
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file: all of it, or, where that fails (OSError, FormatError), nothing."""
         content = self.text().encode("utf-8", errors="surrogateescape")
-        path = os.path.realpath(path)
-        folder, name = os.path.split(path)
-        scratch = os.path.join(folder, f".{name}.{secrets.token_hex(4)}~")
-        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with open(handle, "wb") as file:
-                file.write(content)
-                with contextlib.suppress(FileNotFoundError):
-                    os.fchmod(handle, os.stat(path).st_mode & 0o777)
-            os.replace(scratch, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(scratch)
-            raise
+        with replacing(path) as file:
+            file.write(content)
 
 
 def lines_of(text: str) -> list[str]:
