@@ -15,7 +15,7 @@ CONNECT_SECONDS = 10.0
 
 
 def attach(
-    world: str | None = None,
+    world: str | os.PathLike[str] | None = None,
     session: str | None = None,
     *,
     key: str | os.PathLike[str] | None = None,
@@ -51,7 +51,8 @@ def attach(
         )
     if world is None and known is not None:
         world = known.address
-    if world is not None and "/" in world:
+    if isinstance(world, os.PathLike) or (world is not None and "/" in world):
+        world = os.fspath(world)
         address: tuple[str, ...] = ("unix", os.path.expanduser(world))
         secret, name = _wanted(known, f"the socket {world}").secret, Path(world).stem
         sock = None

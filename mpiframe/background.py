@@ -323,16 +323,21 @@ def _main(argv: Sequence[str]) -> int:
     path.unlink()
     values |= {name: tuple(values[name]) for name in ("program", "extra")}
     if line >= 0:
-        threading.Thread(target=_follow_owner, args=(line,), name="mpiframe-owner", daemon=True).start()
+        args = (line, os.getppid())
+        threading.Thread(target=_follow_owner, args=args, name="mpiframe-owner", daemon=True).start()
     return _conduct(place, lock, Orders(**values))
 
 
-def _follow_owner(line: int) -> None:
-    """End this process in order when nobody holds the other end of the line any more.
+def _follow_owner(line: int, owner: int) -> None:
+    """End this process in order when nobody holds the other end of the line any more, or the owner has ended.
 
     It only waits, and holds no lock of Python, so the launcher may go on to fork.
     """
-    os.read(line, 1)
+    handles = [line]
+    if hasattr(os, "pidfd_open"):  # a process that the owner has forked holds the line, too
+        with contextlib.suppress(OSError):
+            handles.append(os.pidfd_open(owner))
+    select.select(handles, [], [])
     os.kill(os.getpid(), signal.SIGTERM)
 
 

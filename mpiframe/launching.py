@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,9 @@ from mpiframe import background
 from mpiframe.attached import AttachedClient, connect
 from mpiframe.background import Orders, Started
 from mpiframe.errors import MpiframeError
+from mpiframe.verbs import raise_unseen
+
+_END_SECONDS = 10.0  # for a world to end in order, beside its own grace time
 
 
 class LaunchedClient(AttachedClient):
@@ -21,18 +25,27 @@ class LaunchedClient(AttachedClient):
     _started: Started
 
     def close(self, *, drop: bool = False) -> None:
-        """Wait for all that was pushed, then end the world. `drop`: do not wait, interrupt what runs."""
+        """Wait for all that was pushed, then end the world; `drop`: interrupt what runs instead.
+
+        Raises CommandError (or another error of a command) if one failed and nobody fetched its response.
+        """
         if self._closed:
             return
         drop = drop or getattr(sys, "last_value", None) is not None
         try:
+            if not drop:
+                self._loop.wait(lambda: not self._loop._waiting)
             if self._loop.gone is None:
                 with contextlib.suppress(MpiframeError):  # it ends, or has ended, without being asked
-                    self.stop_world(drain=not drop)
-                    self._started.process.wait()
+                    self.stop_world()
+                    self._started.process.wait(self._loop.grace + _END_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass  # the next line is not that patient
         finally:
             background.let_go(self._started)
             super().close(drop=True)
+        if not drop:
+            raise_unseen(self._loop.requests.values())
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         self.close(drop=error is not None)

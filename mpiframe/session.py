@@ -14,7 +14,7 @@ from mpiframe import doorbell, recovery
 from mpiframe.client_loop import ClientLoop
 from mpiframe.commands import CommandEncoder, Encoded
 from mpiframe.config import unknown_settings
-from mpiframe.errors import CommandError, JournalError, MpiframeError, WorldError
+from mpiframe.errors import JournalError, MpiframeError, WorldError
 from mpiframe.hearing import Hearing
 from mpiframe.launcher.environment import PLACE
 from mpiframe.messages import Down, Status
@@ -22,7 +22,7 @@ from mpiframe.output import Printer
 from mpiframe.process import finalize_and_exit, leave, serve_and_leave
 from mpiframe.recovery import POLICIES, Recovery
 from mpiframe.together import Together, check_threads
-from mpiframe.verbs import Verbs
+from mpiframe.verbs import Verbs, raise_unseen
 from mpiframe.world import CLIENT, open_world
 
 if TYPE_CHECKING:
@@ -242,21 +242,8 @@ class Session(Verbs):
         return {rank for rank in self._world.servers if self._loop.dispatcher.running(rank) is not None}
 
     def _raise_unseen(self) -> None:
-        unseen = [r for r in self._loop.requests.values() if r.error is not None]
         excused = self._loop.excused
-        unseen = [r for r in unseen if r.status is not Status.CANCELLED and r.id not in excused]
-        if not unseen:
-            return
-        first = unseen[0]
-        error = first.error
-        assert error is not None
-        if len(unseen) > 1:
-            others = ", ".join(str(r.id) for r in unseen[1:9]) + (", ..." if len(unseen) > 9 else "")
-            raise CommandError(
-                f"{len(unseen)} commands failed and nobody fetched their responses (also requests {others}). "
-                f"The first: {error}"
-            ) from error
-        raise error
+        raise_unseen([r for r in self._loop.requests.values() if r.id not in excused])
 
     def _cancel_queued(self) -> None:
         with self._loop.lock:

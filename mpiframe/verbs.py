@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from mpiframe.answers import CommandFuture, Holder, place, response, shorten
 from mpiframe.commands import CommandEncoder, Encoded
-from mpiframe.errors import CommandArgumentError, CommandTimeout, RequestError
+from mpiframe.errors import CommandArgumentError, CommandError, CommandTimeout, RequestError
 from mpiframe.mapping import Items, MapRun
-from mpiframe.messages import Request, Response
+from mpiframe.messages import Request, Response, Status
 from mpiframe.plugins.base import Plugin
 from mpiframe.progress import of_map
 from mpiframe.progress import progress as await_with_progress
@@ -473,6 +473,23 @@ def _checked_name(name: Any) -> str:
 def check_timeout(timeout: Any) -> None:
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
         raise CommandArgumentError(f"timeout must be a number of seconds from 0 on, not {timeout!r}")
+
+
+def raise_unseen(requests: Iterable[Request]) -> None:
+    """Raise what went wrong in those whose responses nobody has fetched: it must not look like success."""
+    unseen = [r for r in requests if r.error is not None and r.status is not Status.CANCELLED]
+    if not unseen:
+        return
+    first = unseen[0]
+    error = first.error
+    assert error is not None
+    if len(unseen) > 1:
+        others = ", ".join(str(r.id) for r in unseen[1:9]) + (", ..." if len(unseen) > 9 else "")
+        raise CommandError(
+            f"{len(unseen)} commands failed and nobody fetched their responses (also requests {others}). "
+            f"The first: {error}"
+        ) from error
+    raise error
 
 
 def flatten(ids: Any) -> Iterator[Any]:

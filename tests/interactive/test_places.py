@@ -80,11 +80,27 @@ assert os.path.exists('late'), 'what was pushed is waited for'
     ).expect(0)
     assert ended.out == "attached\n[42, 42]\n"
     desk.expect_nothing_left()
+    failed = desk.script("with mpiframe.launch(2) as client: client.push('1 / 0')").expect(1)
+    assert "ZeroDivisionError" in failed.err, "a failure that nobody saw must not look like success"
+    desk.expect_nothing_left()
+    dropped = desk.script(
+        "with mpiframe.launch(2) as client:\n    client.push('import time; time.sleep(600)')\n    1 / 0"
+    ).expect(1)
+    assert dropped.err.splitlines()[-1] == "ZeroDivisionError: division by zero"
+    desk.expect_nothing_left()
 
 
 def test_a_world_of_one_s_own_ends_with_a_process_that_is_killed(desk: Desk) -> None:
-    killed = desk.script(f"client = mpiframe.launch(2)\n{HELLO}\nos.kill(os.getpid(), signal.SIGKILL)")
+    # A process that it has forked, and that has all its files open, lives a little longer.
+    script = (
+        f"client = mpiframe.launch(2)\n{HELLO}\nif not os.fork(): os.close(1), os.close(2), time.sleep(600)\n"
+    )
+    killed = desk.script(f"{script}os.kill(os.getpid(), signal.SIGKILL)")
     assert "attached" in killed.expect(-signal.SIGKILL).out
+    await_that(lambda: not desk.pids("_hosted"), 10.0)
+    assert desk.pids("_hosted") == []
+    await_that(lambda: not desk.pids("mpiframe.background"), 10.0)
+    desk.kill()
     desk.expect_nothing_left()
 
 
@@ -131,6 +147,20 @@ def test_what_hangs_while_it_starts_is_ended(desk: Desk) -> None:
     desk.env["PYTHONPATH"] += os.pathsep + str(desk.folder)
     failed = desk.mpiframe("start", "-n", "2", "--name", "survey", "--timeout", "1").expect(2)
     assert "the world survey was not there after 1 s; it printed nothing" in failed.err
+    desk.expect_nothing_left()
+
+
+@pytest.mark.long
+def test_ctrl_c_while_it_starts_leaves_nothing(desk: Desk) -> None:
+    (desk.folder / "sitecustomize.py").write_text(
+        "import os, time\nif os.environ.get('MPIFRAME_RUN_DIR'): time.sleep(600)\n"
+    )
+    desk.env["PYTHONPATH"] += os.pathsep + str(desk.folder)
+    with desk.running("-m", "mpiframe", "start", "-n", "2", "--name", "survey") as start:
+        await_that((desk.worlds / "survey/card").exists)
+        start.send_signal(signal.SIGINT)
+        start.communicate(timeout=SECONDS)
+        assert start.returncode != 0
     desk.expect_nothing_left()
 
 

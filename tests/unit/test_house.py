@@ -387,6 +387,8 @@ HEAVY = ["mpi4py", "mpi4py.MPI", "numpy", "cloudpickle"]
         "mpiframe",
         "mpiframe.cli",
         "mpiframe.launcher",
+        "mpiframe.attaching",
+        "mpiframe.launching",
         "mpiframe.queues",
         "mpiframe.codec",
         "mpiframe.namespace",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mpiframe import doctor, places, secure
+from mpiframe import doctor, hosting, places, secure
 from mpiframe.errors import WorldError
 from mpiframe.places import Card, Place
 from mpiframe.worlds import listing
@@ -314,6 +314,15 @@ def test_a_damaged_secret_is_said_to_be(claim: Claim) -> None:
     (place.folder / "secret").write_bytes(b"short")
     with pytest.raises(WorldError, match=r"secret is damaged: it has 5 bytes and not 32"):
         place.secret()
+
+
+def test_a_client_on_another_host_than_its_place_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MPIFRAME_PLACE", str(tmp_path / "of-another-host"))
+    with pytest.raises(WorldError, match="is not the host that the world was started on"):
+        hosting.open_hub(None)
+    assert "MPIFRAME_PLACE" not in os.environ
 
 
 # -- how they are listed ---------------------------------------------------------------------------------
