@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,9 @@ def open_hub(client: Client | Any) -> Hub:
         tcp, address = _tcp(card.listen)
         listeners.append((tcp, context))
     watch = Watch(client, place.name)
-    hub = Hub(client, listeners, place.secret(), name=place.name, snapshot=watch.snapshot)
+    # A script is not asked whether it has come to its end: it is interrupted, as by Ctrl-C.
+    on_stop = _interrupt if card.how == "script" else _nothing
+    hub = Hub(client, listeners, place.secret(), name=place.name, snapshot=watch.snapshot, on_stop=on_stop)
 
     def changed() -> None:
         with contextlib.suppress(OSError):  # it is for the list only
@@ -53,6 +56,14 @@ def open_hub(client: Client | Any) -> Hub:
         address
     )  # whoever hears it may connect already; from now on the card is the hub's thread's
     return hub.start()
+
+
+def _interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _nothing() -> None:
+    """`Hub.serve` ends by itself."""
 
 
 def _unix(place: Place) -> socket.socket:

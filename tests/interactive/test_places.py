@@ -124,6 +124,29 @@ def test_a_script_s_world_has_a_hub_beside_it(desk: Desk) -> None:
     desk.expect_nothing_left()
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["stop", "session"])
+def test_to_stop_a_script_s_world_is_its_ctrl_c(desk: Desk, how: str) -> None:
+    (desk.folder / "script.py").write_text(
+        "import mpiframe, time\n"
+        "with mpiframe.Client() as client:\n"
+        "    print('ready', flush=True)\n"
+        "    try: time.sleep(600)\n"
+        "    except KeyboardInterrupt: print('told', flush=True); raise\n"
+    )
+    with desk.running("-m", "mpiframe", "run", "-n", "2", "--name", "beside", "script.py") as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        if how == "stop":
+            said = desk.mpiframe("stop", "beside").expect(0).out
+            assert said.startswith("beside: interrupted its script, as Ctrl-C does; it ended in order")
+        else:
+            desk.script("mpiframe.attach('beside').stop_world()").expect(0)
+        out, err = run.communicate(timeout=SECONDS)
+        assert (run.returncode, out) == (130, "told\n"), err
+    desk.expect_nothing_left()
+
+
 # -- what takes longer -----------------------------------------------------------------------------------
 
 
