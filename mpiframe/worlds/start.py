@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 from mpiframe import background, places, secure
@@ -13,6 +14,7 @@ from mpiframe.errors import WorldError
 from mpiframe.places import Card, Place
 
 NAME = "world"
+_INTERRUPTED = 130
 POLICIES = ("never", "always")
 
 _EPILOG = """\
@@ -79,7 +81,11 @@ def run(options: argparse.Namespace) -> int:
 
     if options.foreground:
         return background.run_named(options.name, orders, prepare)
-    started = background.start(options.name, orders, prepare=prepare, timeout=options.timeout)
+    try:
+        started = background.start(options.name, orders, prepare=prepare, timeout=options.timeout)
+    except KeyboardInterrupt:
+        print("mpiframe start: interrupted; nothing of the world is left", file=sys.stderr)
+        return _INTERRUPTED
     print(_greeting(started.place, started.card))
     return 0
 

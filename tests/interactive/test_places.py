@@ -182,8 +182,8 @@ def test_ctrl_c_while_it_starts_leaves_nothing(desk: Desk) -> None:
     with desk.running("-m", "mpiframe", "start", "-n", "2", "--name", "survey") as start:
         await_that((desk.worlds / "survey/card").exists)
         start.send_signal(signal.SIGINT)
-        start.communicate(timeout=SECONDS)
-        assert start.returncode != 0
+        _, err = start.communicate(timeout=SECONDS)
+        assert (start.returncode, err) == (130, "mpiframe start: interrupted; nothing of the world is left\n")
     desk.expect_nothing_left()
 
 
