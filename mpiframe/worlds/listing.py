@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     width = shutil.get_terminal_size().columns
     print("\n".join(table(alive, width, time.time(), options.long) or ["no world runs here"]))
     for place, card in dead:
-        print(_death(place, card))
+        print(_death(place, card, width))
     return 0
 
 
@@ -85,7 +85,10 @@ def _filled(facts: Sequence[str], width: int) -> list[str]:
     return lines
 
 
-def _death(place: Place, card: Card) -> str:
+def _death(place: Place, card: Card, width: int) -> str:
     assert card.ended is not None
-    log = f", log {place.log}" if place.log.exists() else ""
-    return f"{place.name} died {'after ' if card.estimated else ''}{places.moment(card.ended)}{log}"
+    facts = [f"{place.name} died {'after ' if card.estimated else ''}{places.moment(card.ended)}"]
+    if place.log.exists():
+        facts.append(f"log {place.log}")
+    line = ", ".join(facts)
+    return line if len(line) <= width else "\n  ".join(facts)

@@ -360,5 +360,12 @@ def test_the_list_fits_in_40_columns() -> None:
     assert max(map(len, lines)) <= 40
 
 
+def test_the_dead_are_listed_in_40_columns_too() -> None:
+    place = a_dead_one()
+    card = a_card(ended=NOON, estimated=True)
+    assert listing._death(place, card, 40) == f"survey died after 2026-11-22 12:00:00\n  log {place.log}"
+    assert listing._death(place, card, 400) == f"survey died after 2026-11-22 12:00:00, log {place.log}"
+
+
 def test_an_empty_list_has_no_heading() -> None:
     assert listing.table([], 80, NOON) == []
