@@ -404,6 +404,26 @@ class Sessions:
             self._client._loop.forget_functions()
         return number, attached.bodies[key]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Each session's name, whether it is connected or held, and how many requests are in which state."""
+        state = self._client._loop.dispatcher.state
+        rows: list[dict[str, Any]] = []
+        for session in self.all():
+            states = [state(request) for request in session.requests()]
+            running = states.count(Status.RUNNING)
+            rows.append(
+                {
+                    "name": session.name,
+                    "connected": session.attached is not None,
+                    "held": session.held,
+                    "queued": len(states) - running,
+                    "running": running,
+                    "done": session.done,
+                    "bytes": session.size,
+                }
+            )
+        return rows
+
     def roster(self) -> dict[str, Any]:
         """Which servers there are."""
         world, loop = self._client._world, self._client._loop
