@@ -152,7 +152,9 @@ class AttachedClient(Verbs):
         self.world = ""
         self._printer = printer
         self._recorder = None
-        self._loop: AttachedLoop = AttachedLoop(sock, printer, self._why_broken, Config().reuse)
+        self._loop: AttachedLoop = AttachedLoop(
+            sock, printer, self._why_broken, Config.from_environment().reuse
+        )
         self._facts: dict[str, Any] = {}
         self._path_told = False
         self._loop.start()

@@ -504,8 +504,8 @@ class ClientLoop(Driver):
             self._tell_printed(rank, id, pieces)
         if request is not None and request.owner is not None:
             request.owner.printed(rank, request, pieces)
-            return
-        self._printer.feed(rank, id, pieces)
+        else:
+            self._printer.feed(rank, id, pieces)
 
     def server_gone(self, rank: int) -> None:
         """A server's end of the doorbell is closed."""

@@ -341,10 +341,13 @@ class Hub:
         try:
             for header, buffers in attached.stream.receive():
                 self._obey(attached, header, buffers)
-        except ConnectionError as error:
-            self._drop(attached, str(error))
         except OSError as error:
             self._drop(attached, str(error))
+        except Exception:
+            log.exception(
+                "a message of an attached process (%s) has failed; its connection ends", attached.who
+            )
+            self._drop(attached, "a message has failed")
 
     def _obey(self, attached: Attached, header: dict[str, Any], buffers: Sequence[Any]) -> None:
         number = header.pop("n", None)

@@ -55,6 +55,8 @@ def _read_command(call: Call, command: dict[str, Any], buffers: Sequence[Any]) -
     left = list(buffers)
     body: Any = command["source"] if mode in _STRINGS else left.pop(0) if command["body"] else None
     payload = left.pop(0) if command["pickled"] else None
+    if mode in _STRINGS and not isinstance(body, str):
+        raise Refused(f"{body!r} is no source of a command")
     label = str(label) if label is not None else body
     pace = hash(body) if mode in _STRINGS else hash(label)
     if key:

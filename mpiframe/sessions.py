@@ -406,17 +406,18 @@ class Sessions:
 
     def rows(self) -> list[dict[str, Any]]:
         """Each session's name, whether it is connected or held, and how many requests are in which state."""
-        dispatcher = self._client._loop.dispatcher
-        rows = []
+        state = self._client._loop.dispatcher.state
+        rows: list[dict[str, Any]] = []
         for session in self.all():
-            states = [str(dispatcher.state(request)) for request in session.requests()]
+            states = [state(request) for request in session.requests()]
+            running = states.count(Status.RUNNING)
             rows.append(
                 {
                     "name": session.name,
                     "connected": session.attached is not None,
                     "held": session.held,
-                    "queued": len(states) - states.count("running"),
-                    "running": states.count("running"),
+                    "queued": len(states) - running,
+                    "running": running,
                     "done": session.done,
                     "bytes": session.size,
                 }

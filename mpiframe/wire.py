@@ -42,7 +42,7 @@ PATIENCE = 5.0
 
 _PREFIX = struct.Struct("!4sI")
 _VERSION = b"mfs1"
-_LONGEST_HEADER = 64 << 20
+_LONGEST_HEADER = (1 << 31) - 1  # what commands print is among it
 _STAGE = 256 << 10  # bytes asked for at once, where it is not known what comes
 _DIRECT = 64 << 10  # a buffer from this size on is received in its place
 _TURN = 4 << 20  # bytes that one stream may take from its socket until others have their turn
@@ -110,7 +110,7 @@ def encode(header: dict[str, Any], buffers: Sequence[Any] = ()) -> list[memoryvi
     views = [memoryview(buffer).cast("B") for buffer in buffers]
     if views:
         header = {**header, "sizes": [view.nbytes for view in views]}
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     head = _PREFIX.pack(_VERSION, len(text)) + text
     if sum(view.nbytes for view in views) <= _DIRECT:
         return [memoryview(b"".join([head, *views]))]  # one piece is quicker than several small ones
@@ -294,7 +294,10 @@ class Stream:
                     at += size
                 else:
                     here = min(here, size)
-                    space = self._memory.take(size)
+                    try:
+                        space = self._memory.take(size)
+                    except (MemoryError, ValueError, OverflowError):
+                        raise WireError(f"there is no room for a buffer of {size} bytes") from None
                     view = memoryview(space)
                     view[:here] = memoryview(data)[at : at + here]
                     at += here

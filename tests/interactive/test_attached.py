@@ -167,6 +167,26 @@ def test_ctrl_c_interrupts_the_command_that_is_waited_for(shared: HubWorld) -> N
     assert process.returncode == 0
 
 
+def test_ctrl_c_ends_a_collective(shared: HubWorld) -> None:
+    process = shared.process(
+        """
+        client = attach()
+        try:
+            client.spmd(lambda comm: print("begun", flush=True) or comm.recv(source=1 - comm.rank))
+        except KeyboardInterrupt:
+            print(client.spmd(lambda comm: comm.allreduce(comm.rank)))
+        client.close()
+        """
+    )
+    assert process.stdout is not None
+    assert "begun" in process.stdout.readline()
+    assert "begun" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=LIMIT)
+    assert said == "[1, 1]\n"
+    assert process.returncode == 0
+
+
 def test_a_callback_may_wait_for_another_command(shared: HubWorld) -> None:
     client = shared.attach()
     found: list[int] = []

@@ -68,6 +68,20 @@ def test_a_frame_arrives_with_its_buffers(ends: Ends) -> None:
     assert [bytes(b) for b in buffers] == [b"", b"one", array.tobytes(), bytes(3)]
 
 
+def test_text_of_any_kind_and_length_can_be_told(ends: Ends) -> None:
+    text = "\ud800 \0 é \n" + "☃" * 1_000_000
+    ends.near.send({"pieces": [[1, text]]})
+    ((header, _),) = ends.carry(1)
+    assert header["pieces"] == [[1, text]]
+
+
+def test_a_buffer_for_which_there_is_no_room_ends_the_connection(ends: Ends) -> None:
+    text = b'{"sizes":[9000000000000000000]}'
+    ends.near.sock.sendall(struct.pack("!4sI", b"mfs1", len(text)) + text)
+    with pytest.raises(WireError, match="no room for a buffer"):
+        ends.carry(1)
+
+
 def test_large_buffers_arrive_in_memory_that_can_be_written_and_are_not_copied_to_be_sent(ends: Ends) -> None:
     array = numpy.random.default_rng(0).integers(0, 255, 9 << 20, numpy.uint8)
     ends.near.send({"op": "a"}, [array, b"small", array[: 1 << 20]])
