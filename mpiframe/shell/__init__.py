@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_launching(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the command, do not run it")
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="so that `mpiframe top NAME`, `dashboard` and `attach` find it while it runs",
+    )
     parser.add_argument("--plain", action="store_true", help="Python's own prompt, though IPython is there")
 
 
@@ -51,6 +56,12 @@ def run(options: argparse.Namespace) -> int:
         foreground = launcher.Foreground()
     if options.plain:
         words.append("--plain")
+    if options.name is not None and not options.dry_run:
+        from mpiframe import background  # late: a world without a name does without it
+
+        return background.run_named(
+            options.name, background.orders(options, "script", words), foreground=foreground
+        )
     plan = launcher.plan(
         options.n,
         words,
