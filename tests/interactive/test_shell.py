@@ -368,6 +368,22 @@ def test_ctrl_c_reaches_a_program_that_was_started_at_the_prompt(start: Start) -
     assert leave(shell) == 0
 
 
+def test_a_shell_with_a_name_can_be_attached_to(start: Start, launcher: Launcher, tmp_path: Path) -> None:
+    shell = start("--name", "looked-at")
+    shell.prompt(1)
+    env = launcher._environment() | {"HOME": str(shell.folder), "TMPDIR": str(shell.folder / "tmp")}
+    program = (
+        "import mpiframe; client = mpiframe.attach('looked-at')\n"
+        "print(client.push('6 * 7', target=1, block=True)[0].ret)"
+    )
+    argv = [launcher.python.executable, "-c", program]
+    run = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60)
+    assert run.stdout == "42\n", run.stderr
+    shell.enter("'not ' + 'disturbed'")
+    shell.shows("'not disturbed'")
+    assert leave(shell) == 0
+
+
 # -- where there is no terminal --------------------------------------------------------------------
 
 
