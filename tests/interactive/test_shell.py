@@ -38,7 +38,10 @@ def start(launcher: Launcher) -> Iterator[Start]:
         folder = launcher._base / f"terminal{len(terminals)}"
         folder.mkdir()
         words = [launcher.python.executable, "-m", "mpiframe", "shell", "-n", str(ranks), *options]
-        env = launcher._environment() | {"XDG_STATE_HOME": str(home or folder / "state")}
+        env = launcher._environment() | {
+            "XDG_STATE_HOME": str(home or folder / "state"),
+            "MPIFRAME_WORLDS": str(folder / "worlds"),
+        }
         terminal = Terminal(words, folder, env, **size)
         terminals.append(terminal)
         return terminal
@@ -368,10 +371,10 @@ def test_ctrl_c_reaches_a_program_that_was_started_at_the_prompt(start: Start) -
     assert leave(shell) == 0
 
 
-def test_a_shell_with_a_name_can_be_attached_to(start: Start, launcher: Launcher, tmp_path: Path) -> None:
+def test_a_shell_with_a_name_can_be_attached_to(start: Start, launcher: Launcher) -> None:
     shell = start("--name", "looked-at")
     shell.prompt(1)
-    env = launcher._environment() | {"HOME": str(shell.folder), "TMPDIR": str(shell.folder / "tmp")}
+    env = launcher._environment() | {"MPIFRAME_WORLDS": str(shell.folder / "worlds")}
     program = (
         "import mpiframe; client = mpiframe.attach('looked-at')\n"
         "print(client.push('6 * 7', target=1, block=True)[0].ret)"
