@@ -97,6 +97,8 @@ class Orders:
         """What it runs, for people."""
         if self.is_hosted:
             return f"mpiframe start -n {self.n}"
+        if "mpiframe.shell" in self.program:
+            return f"mpiframe shell -n {self.n}"
         return f"mpiframe run -n {self.n} {shlex.join(self.program).removeprefix('-m mpiframe ')}"
 
 
@@ -123,30 +125,36 @@ def orders(
 # -- to run one ------------------------------------------------------------------------------------
 
 
-def run_named(name: str, orders: Orders, prepare: Callable[[Place], Orders] | None = None) -> int:
+def run_named(
+    name: str,
+    orders: Orders,
+    prepare: Callable[[Place], Orders] | None = None,
+    foreground: launcher.Foreground | None = None,
+) -> int:
     """Run a world that can be found by its name, from start to end, in this process; its exit status.
 
-    `prepare` may put more into its folder, and amend the orders. Raises WorldError where it cannot start.
+    `prepare` may put more into its folder, and amend the orders; `foreground` as for `launcher.run`. Raises
+    WorldError where it cannot start.
     """
     orders.plan()  # what is wrong is said before there is a folder
     place, lock = places.claim(name)
     try:
         if prepare is not None:
             orders = prepare(place)
-        return _conduct(place, lock, orders)
+        return _conduct(place, lock, orders, foreground)
     finally:
         with contextlib.suppress(OSError):
             os.close(lock)
 
 
-def _conduct(place: Place, lock: int, orders: Orders) -> int:
+def _conduct(place: Place, lock: int, orders: Orders, foreground: launcher.Foreground | None = None) -> int:
     """Run the world of a place whose lock this process holds, and leave there what is to stay."""
     status = None
     held = _hold(place)
     try:
         plan = orders.plan(place)
         place.write_card(_card(place, orders, plan))
-        status = launcher.run(plan, grace=orders.grace)
+        status = launcher.run(plan, grace=orders.grace, foreground=foreground)
         return status
     finally:
         card = place.card()

@@ -75,6 +75,15 @@ def is_terminal(fd: int) -> bool:
         return False
 
 
+def is_ours(fd: int) -> bool:
+    """Whether this is the terminal of this process's own session, in which it may be stopped and go on."""
+    try:
+        os.tcgetpgrp(fd)
+    except OSError:
+        return False
+    return True
+
+
 def take(name: str) -> None:
     """In rank 0: make the terminal of this name the standard streams. Raises WorldError if it cannot."""
     try:

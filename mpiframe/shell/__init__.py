@@ -8,6 +8,11 @@
         servers
     magics                        in both prompts, and in notebooks                     mpiframe/magics.py
 
+The terminal has to be on the host of rank 0. So under Slurm: in the shell of `salloc` where that runs on the
+job's first node (elsewhere rank 0 says that it cannot reach the terminal, and ends), or in a step of its own,
+`srun -n 1 --overlap --pty mpiframe shell -n 4` within the allocation, where Open MPI wants besides
+`--launcher-arg=--map-by --launcher-arg=:OVERSUBSCRIBE`, because it takes the step's one task for a limit.
+
 Nothing here imports MPI until rank 0 does.
 """
 
@@ -38,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_launching(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the command, do not run it")
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="so that `mpiframe top NAME`, `dashboard` and `attach` find it while it runs",
+    )
     parser.add_argument("--plain", action="store_true", help="Python's own prompt, though IPython is there")
 
 
@@ -51,6 +61,12 @@ def run(options: argparse.Namespace) -> int:
         foreground = launcher.Foreground()
     if options.plain:
         words.append("--plain")
+    if options.name is not None and not options.dry_run:
+        from mpiframe import background  # late: a world without a name does without it
+
+        return background.run_named(
+            options.name, background.orders(options, "script", words), foreground=foreground
+        )
     plan = launcher.plan(
         options.n,
         words,

@@ -14,6 +14,7 @@ from prompt_toolkit.application import run_in_terminal
 from traitlets.config import Config
 
 from mpiframe import magics, output
+from mpiframe.launcher.foreground import is_ours
 from mpiframe.shell.live import Waiting
 from mpiframe.shell.plain import state_folder
 
@@ -129,7 +130,8 @@ def interact(client: Any, banner: str) -> int:
         shell = app.shell
         shell.push({"client": client, "mpiframe": mpiframe}, interactive=False)
         magics.load(client, shell)
-        _without_suspend(shell)
+        if not is_ours(0):
+            _without_suspend(shell)
         print(banner, end="", flush=True)
         with _signals_kept():
             app.start()
@@ -152,6 +154,6 @@ def _signals_kept() -> Any:
 
 
 def _without_suspend(shell: Any) -> None:
-    """Ctrl-Z does nothing: it would stop this process alone, and leave the terminal to nobody."""
+    """Ctrl-Z does nothing on a terminal that was lent: nobody would take it while this process is stopped."""
     if shell.pt_app is not None:
         shell.pt_app.key_bindings.add("c-z", eager=True)(lambda _event: None)

@@ -68,6 +68,8 @@ class Prompt(code.InteractiveInterpreter):
 
     def feed(self, line: str) -> None:
         """Take a line; run what it completes."""
+        if line.strip() in ("exit", "quit") and not self.lines:
+            raise SystemExit
         in_cell = bool(self.lines) and self.lines[0].startswith("%%")
         if line.startswith("%%") and not self.lines:
             self.lines.append(line)

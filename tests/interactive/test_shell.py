@@ -34,11 +34,18 @@ def start(launcher: Launcher) -> Iterator[Start]:
     """Start a shell of three ranks in a terminal of its own."""
     terminals: list[Terminal] = []
 
-    def begin(*options: str, ranks: int = 3, home: Path | None = None, **size: int) -> Terminal:
+    def begin(
+        *options: str, ranks: int = 3, home: Path | None = None, path: Path | None = None, **size: int
+    ) -> Terminal:
         folder = launcher._base / f"terminal{len(terminals)}"
         folder.mkdir()
         words = [launcher.python.executable, "-m", "mpiframe", "shell", "-n", str(ranks), *options]
-        env = launcher._environment() | {"XDG_STATE_HOME": str(home or folder / "state")}
+        env = launcher._environment() | {
+            "XDG_STATE_HOME": str(home or folder / "state"),
+            "MPIFRAME_WORLDS": str(folder / "worlds"),
+        }
+        if path is not None:
+            env["PYTHONPATH"] = os.pathsep.join([str(path), env["PYTHONPATH"]])
         terminal = Terminal(words, folder, env, **size)
         terminals.append(terminal)
         return terminal
@@ -90,10 +97,11 @@ def test_a_session_from_its_start_to_its_end(start: Start, kind: str) -> None:
 
 
 @PROMPTS
-def test_exit_leaves(start: Start, kind: str) -> None:
+@pytest.mark.parametrize("word", ["exit", "exit()"])
+def test_exit_leaves(start: Start, kind: str, word: str) -> None:
     shell = start(*options_of(kind))
     shell.prompt(1)
-    shell.enter("exit()")
+    shell.enter(word)
     assert shell.ended() == 0
 
 
@@ -329,6 +337,17 @@ def test_a_client_that_is_killed_leaves_the_terminal_as_it_was(
 
 
 @PROMPTS
+def test_a_launcher_that_is_told_to_end_leaves_the_terminal_as_it_was(start: Start, kind: str) -> None:
+    shell = start(*options_of(kind))
+    shell.prompt(1)
+    launchers = [
+        pid for pid, line in shell.pids().items() if " -m mpiframe shell " in line and "stty" not in line
+    ]
+    os.kill(launchers[0], signal.SIGTERM)
+    assert shell.ended() == 128 + signal.SIGTERM
+
+
+@PROMPTS
 @pytest.mark.parametrize("options", [(), ("--resilient",)], ids=["", "resilient"])
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 def test_a_window_that_is_closed_ends_all(
@@ -366,6 +385,33 @@ def test_ctrl_c_reaches_a_program_that_was_started_at_the_prompt(start: Start) -
     shell.type(CTRL_C)
     shell.prompt(2)
     assert leave(shell) == 0
+
+
+def test_a_shell_with_a_name_can_be_attached_to(start: Start, launcher: Launcher) -> None:
+    shell = start("--name", "looked-at")
+    shell.prompt(1)
+    env = launcher._environment() | {"MPIFRAME_WORLDS": str(shell.folder / "worlds")}
+    program = (
+        "import mpiframe; client = mpiframe.attach('looked-at')\n"
+        "print(client.push('6 * 7', target=1, block=True)[0].ret)"
+    )
+    argv = [launcher.python.executable, "-c", program]
+    run = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60)
+    assert run.stdout == "42\n", run.stderr
+    shell.enter("'not ' + 'disturbed'")
+    shell.shows("'not disturbed'")
+    assert leave(shell) == 0
+
+
+def test_without_ipython_the_prompt_is_plain(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['IPython'] = None\n")
+    shell = start(path=tmp_path)
+    shell.prompt(1)
+    shell.enter("%on all 6 * 7")
+    shell.prompt(2)
+    assert "[1] 42\n[2] 42" in shell.text
+    shell.type(CTRL_D)
+    assert shell.ended() == 0
 
 
 # -- where there is no terminal --------------------------------------------------------------------
