@@ -1,4 +1,4 @@
-"""Which cell a server's line belongs to; with doubles of a kernel's streams and events: no Jupyter is needed."""
+"""Which cell a line of a server belongs to; with doubles of a kernel's streams and events, not Jupyter."""
 
 from __future__ import annotations
 
