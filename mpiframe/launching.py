@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mpiframe import background
+from mpiframe import background, jupyter
 from mpiframe.attached import AttachedClient, connect
 from mpiframe.background import Orders, Started
 from mpiframe.errors import MpiframeError
@@ -96,4 +96,5 @@ def launch(
         raise
     assert isinstance(client, LaunchedClient)
     client._started = started
+    jupyter.welcome(client)
     return client
