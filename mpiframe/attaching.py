@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from mpiframe import places, secure
+from mpiframe import jupyter, places, secure
 from mpiframe.attached import AttachedClient, connect
 from mpiframe.errors import WorldError
 from mpiframe.secure import Key
@@ -72,7 +72,7 @@ def attach(
             raise WorldError(f"the world {place.name} is only just starting: try again in a moment")
         address, secret, name, sock = ("unix", str(place.socket)), place.secret(), place.name, None
     try:
-        return connect(
+        client = connect(
             address,
             secret,
             session,
@@ -91,6 +91,8 @@ def attach(
                 "was that started anew? `mpiframe key NAME` on its host prints the right one"
             ) from error
         raise
+    jupyter.welcome(client)
+    return client
 
 
 def _wanted(key: Key | None, where: str) -> Key:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mpiframe import background
+from mpiframe import background, jupyter
 from mpiframe.attached import AttachedClient, connect
 from mpiframe.background import Orders, Started
 from mpiframe.errors import MpiframeError
@@ -109,4 +109,5 @@ def launch(
         raise
     assert isinstance(client, LaunchedClient)
     client._started = started
+    jupyter.welcome(client)
     return client

@@ -160,16 +160,18 @@ def test_the_stop_button_interrupts_the_command_and_not_the_world(launcher: Laun
         launcher,
         """
     kernel.run("client.push('x = 41', 'all', block=True)")
+    kernel.run("def nap(_=0):\\n    print('begun', flush=True)\\n    time.sleep(1000)")
+    kernel.run("command = 'import time; print(\\"begun\\", flush=True); time.sleep(1000)'")
     for code in (
-        "client.push('import time; time.sleep(1000)', 'all', block=True)",
-        "list(client.map(time.sleep, [1000] * 4, progress=True))",
-        "client.progress(client.push('import time; time.sleep(1000)', 'all'))",
-        "client.submit(time.sleep, 1000).result()",
-        "%on all import time; time.sleep(1000)",
-        "for future in client.progress([client.submit(time.sleep, 1000)], ordered=False): pass",
+        "client.push(command, 'all', block=True)",
+        "list(client.map(nap, range(4), progress=True))",
+        "client.progress(client.push(command, 'all'))",
+        "client.submit(nap).result()",
+        "%on all import time; print('begun', flush=True); time.sleep(1000)",
+        "for future in client.progress([client.submit(nap)], ordered=False): pass",
     ):
         busy = kernel.begin(code)
-        time.sleep(1.0)  # for the command to be there: nobody else can be asked whether it is
+        kernel.await_text(busy, "] begun")
         kernel.interrupt()
         cell = kernel.end(busy, 20)
         assert cell.error == "KeyboardInterrupt", (code, cell.text)
