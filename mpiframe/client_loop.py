@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import time as clock
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from mpiframe import doorbell
 from mpiframe.answers import CommandFuture, decode, keep, lost_error, place, shorten
@@ -20,6 +20,7 @@ from mpiframe.driver import Driver
 from mpiframe.errors import WorldError
 from mpiframe.machine import is_stopped
 from mpiframe.messages import Down, Outcome, Owner, Request, Status, Up
+from mpiframe.observers import Observed
 from mpiframe.output import Printer
 from mpiframe.pulse import Pulse
 from mpiframe.queues import Cancel, Dispatcher, End, Instruction, Interrupt, Overdue, Send
@@ -68,40 +69,14 @@ class Gate(Protocol):
         """A member has failed, and the next collective must not find what is left of this one; likewise."""
 
 
-class Observer(Protocol):
-    """Who looks on: told of the user's requests, not of those the runtime makes for itself.
-
-    Each is called with the loop's lock, so it is to be quick and to push nothing. One that raises is told
-    nothing more. The times are seconds since the epoch.
-    """
-
-    def sent(self, rank: int, requests: Sequence[Request], now: float) -> None:
-        """These go to this server now, in one message; a request may come again, if it goes elsewhere."""
-
-    def ended(self, request: Request) -> None:
-        """This request has ended, and is told of once; all but its value and its error is final.
-
-        `started_at` and `finished_at` are by the server's clock, None if it never answered.
-        """
-
-    def printed(self, rank: int, id: int, pieces: list[tuple[int, str]]) -> None:
-        """This request (0: none) has printed pieces: (1 stdout or 2 stderr, text)."""
-
-
-class Receiver(Observer, Protocol):
-    """An observer that is also told when answers come, before anything is made of them."""
-
-    def received(self, rank: int, answers: Sequence[Any], buffers: Any, now: float) -> None:
-        """One message: answers as in `Up.ANSWERS`, and the large buffers of them all, in order."""
-
-
-class ClientLoop(Driver):
+class ClientLoop(Driver, Observed):
     """The books of one client; see `driver.Driver` for which thread does the work."""
 
     def __init__(
         self, world: World, printer: Printer, deliver: Callable[[int, tuple[Any, ...], Any], None]
     ) -> None:
         super().__init__(world.transport)
+        Observed.__init__(self)
         self.world = world
         self.dispatcher = Dispatcher(world.config.kill_grace)
         self.requests: dict[int, Request] = {}  # until fetched
@@ -116,8 +91,6 @@ class ClientLoop(Driver):
         self.recovering: set[int] = set()  # servers that are being ended for a restart, or started
         self.newcomers: set[int] = set()  # servers that were not there from the start
         self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
-        self.observers: tuple[Observer, ...] = ()  # see `observe`
-        self._receivers: tuple[Receiver, ...] = ()
         self.on_roster: Callable[[], None] = lambda: None  # servers have gone or come; with the lock
         self.end_session: Callable[[], None] = lambda: None
         self.at_prompt = False  # a user types the commands: no Ctrl-C ends the session
@@ -150,63 +123,6 @@ class ClientLoop(Driver):
         if peer.control is not None:
             peer.control.setblocking(False)
             self._transport.watch(peer.control.fileno(), _Hear(self, peer.rank, peer.control))
-
-    # -- observers -----------------------------------------------------------------------------------
-
-    def observe(self, observer: Observer) -> None:
-        """Tell this one of what is sent, printed and ended from now on."""
-        with self.lock:
-            self.observers = (*self.observers, observer)
-            if hasattr(observer, "received"):
-                self._receivers = (*self._receivers, cast(Receiver, observer))
-
-    def unobserve(self, observer: Observer) -> None:
-        """Tell this one nothing more."""
-        with self.lock:
-            self.observers = tuple(o for o in self.observers if o is not observer)
-            self._receivers = tuple(o for o in self._receivers if o is not observer)
-
-    def _dismiss(self, observer: Observer) -> None:
-        """An observer has raised, which is not to harm the run."""
-        log.exception("%r raised, and is told nothing more", observer)
-        self.unobserve(observer)
-
-    def _tell_sent(self, rank: int, requests: Sequence[Request], now: float) -> None:
-        """Call it before the requests let go of their frames."""
-        users = [r for r in requests if r.id > 0]  # the others are the runtime's own
-        for request in users:
-            request.sent_at = now
-        for observer in self.observers if users else ():
-            try:
-                observer.sent(rank, users, now)
-            except Exception:
-                self._dismiss(observer)
-
-    def _tell_received(self, rank: int, answers: Sequence[Any], buffers: Any) -> None:
-        now = clock()
-        for receiver in self._receivers:
-            try:
-                receiver.received(rank, answers, buffers, now)
-            except Exception:
-                self._dismiss(receiver)
-
-    def _tell_ended(self, request: Request) -> None:
-        """Call it while the request still has its future."""
-        if request.id > 0:
-            with self.lock:
-                for observer in self.observers:
-                    try:
-                        observer.ended(request)
-                    except Exception:
-                        self._dismiss(observer)
-
-    def _tell_printed(self, rank: int, id: int, pieces: Any) -> None:
-        if id >= 0:
-            for observer in self.observers:
-                try:
-                    observer.printed(rank, id, pieces)
-                except Exception:
-                    self._dismiss(observer)
 
     # -- servers that are replaced (with the lock) ---------------------------------------------------
 
@@ -328,7 +244,7 @@ class ClientLoop(Driver):
             self.last_id = id
             self.open += 1
             self.dispatcher.taken(idle, request)
-            if self.observers:
+            if self._lookers:
                 self._tell_sent(idle, (request,), queued_at)
             if not wait:
                 self._stay()
@@ -443,8 +359,6 @@ class ClientLoop(Driver):
     def _answered(self, rank: int, answers: Any, buffers: Any) -> None:
         start = 0
         ended = []
-        if self._receivers:
-            self._tell_received(rank, answers, buffers)
         for answer in answers:
             id, outcome, payload, started, finished, pieces, count = answer
             if pieces:
@@ -452,7 +366,10 @@ class ClientLoop(Driver):
             seconds = finished - started
             ended.append((id, seconds))
             request = self.requests.get(id)
-            if request is not None and not request.ended:
+            if request is None or request.ended:
+                if self._tracing:
+                    self._tell_received(rank, answer, (), True)
+            else:
                 request.ended = True
                 request.frame = ()  # kept until now in case it had to be sent elsewhere
                 if request.owner is None:
@@ -476,13 +393,16 @@ class ClientLoop(Driver):
                         request.future = None
                         del self.requests[id]
                     else:
+                        if self._tracing:
+                            self._tell_received(rank, answer, (), False)
                         self._deliveries.append((request, answer, ()))
                 else:
                     if outcome > _PICKLED and id in self.gates:
                         self.gates[id].spoil()
-                    self._deliveries.append(
-                        (request, answer, buffers[start : start + count] if count else ())
-                    )
+                    own = buffers[start : start + count] if count else ()
+                    if self._tracing:
+                        self._tell_received(rank, answer, own, False)
+                    self._deliveries.append((request, answer, own))
             start += count
             if self._printer.partial:
                 self._printer.finish(rank, id)
@@ -500,7 +420,7 @@ class ClientLoop(Driver):
             if request.output is None:
                 request.output = []
             request.output.extend(pieces)
-        if self.observers:
+        if self._lookers:
             self._tell_printed(rank, id, pieces)
         if request is not None and request.owner is not None:
             request.owner.printed(rank, request, pieces)
@@ -608,7 +528,7 @@ class ClientLoop(Driver):
         now = clock()
         if len(requests) > 1 or self.dispatcher.running(rank) != requests[0].id:
             self._expect_progress(rank)
-        if self.observers:
+        if self._lookers:
             self._tell_sent(rank, requests, now)
         for request in requests:
             request.sent_at = now
@@ -621,6 +541,8 @@ class ClientLoop(Driver):
             commands.append(frame)
             if request.buffers:
                 buffers.extend(request.buffers)
+                if self._tracing:
+                    self._tell_leaving(request)
             kept = request.target is None or self.world.resilient
             if not request.retries and (request.buffers or not kept):
                 request.frame, request.buffers = (), ()  # the message holds them until it is through
@@ -673,7 +595,8 @@ class ClientLoop(Driver):
                 read = decode if request.owner is None else keep
                 read(request, content, buffers, self.host_of(request.server))
             if self.observers:
-                self._tell_ended(request)
+                with self.lock:
+                    self._tell_ended(request)
             request.told = True
             future = request.future
             if future is not None:

@@ -12,6 +12,7 @@ import logging
 import marshal
 import os
 import queue
+import select
 import subprocess
 import sys
 import threading
@@ -41,68 +42,58 @@ _LOOK = 2e-6  # seconds that it takes to look at one server's
 _LATE = 10_000  # requests whose answers may still come after their end
 _DONE = Status.DONE
 _ENDS_LATE = (Status.CANCELLED, Status.TIMEOUT)
-_NEVER: tuple[float, int] = (0.0, 0)
 
 
 class Tracer:
-    """Looks on, for the client's loop (a `client_loop.Receiver`); `start` makes one."""
+    """Looks on, for the client's loop (an `observers.Tracing`); `start` makes one."""
 
     def __init__(self, loop: ClientLoop, process: subprocess.Popen[bytes], path: str) -> None:
         self._loop, self._process, self._path = loop, process, path
+        assert process.stdin is not None
+        self._pipe = process.stdin.fileno()
+        os.set_blocking(self._pipe, False)
         self._records: list[tuple[Any, ...]] = []
         self._arrived: dict[int, tuple[float, int]] = {}  # answers by id: when, and bytes of large buffers
         self._out: dict[int, int] = {}  # bytes of large arguments, by id
         self._late: dict[int, tuple[Any, ...]] = {}  # requests that ended while their server was on them
-        self._names: dict[str, str] = {}
+        self._names: dict[str | int, str] = {}
         self._looked = 0.0
         self._pause = _SAMPLED
         self._missing = 0  # records that were left out
-        self._backlog = 0
+        self._backlog = 0  # bytes that the thread is to write
         self._asleep = True  # the thread waits for a first record
         self._batches: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._hand_over, name="mpiframe-trace", daemon=True)
 
     # -- the loop tells (with its lock) --------------------------------------------------------------
 
-    def sent(self, rank: int, requests: Sequence[Request], now: float) -> None:  # noqa: ARG002
-        """Requests are on their way."""
-        for request in requests:
-            if request.buffers:
-                self._out[request.id] = sum(memoryview(b).nbytes for b in request.buffers)
+    def leaving(self, request: Request) -> None:
+        """Large arguments are on their way."""
+        self._out[request.id] = _bytes(request.buffers)
 
-    def received(self, rank: int, answers: Sequence[Any], buffers: Any, now: float) -> None:
-        """Answers have come."""
-        arrived = self._arrived
-        if not buffers:
-            come = (now, 0)
-            for answer in answers:
-                arrived[answer[0]] = come
-        else:
-            start = 0
-            for answer in answers:
-                end = start + answer[6]
-                arrived[answer[0]] = now, sum(memoryview(b).nbytes for b in buffers[start:end])
-                start = end
-        if self._late:
-            for answer in answers:
-                self._came_late(rank, answer)
+    def received(self, id: int, buffers: Sequence[Any], now: float) -> None:
+        """An answer has come, of which a result is yet to be made."""
+        self._arrived[id] = now, _bytes(buffers)
 
-    def _came_late(self, rank: int, answer: Any) -> None:
+    def late(self, rank: int, answer: Any, now: float) -> None:
+        """A server has answered a request that had ended."""
         known = self._late.pop(answer[0], None)
         if known is not None:
-            status, name, queued, sent, out, free = known
-            now, back = self._arrived.pop(answer[0], _NEVER)
+            status, name, queued, sent, out, anywhere = known
             times = (queued, sent, answer[3], answer[4], now)
-            self._records.append((LATE, answer[0], status, rank, name, *times, out, back, free))
+            self._records.append((LATE, answer[0], status, rank, name, *times, out, 0, anywhere))
 
     def ended(self, request: Request) -> None:
         """A request has ended."""
         id, status = request.id, request.status
-        command = request.command
-        name = self._names.get(command) if type(command) is str else None
-        if name is None:
-            name = self._name(request)
-        now, back = self._arrived.pop(id, _NEVER)
+        command, future = request.command, request.future
+        # A function by its key, because to hash or to ask it may run the user's code.
+        key = command if type(command) is str else request.key
+        name = self._names.get(key) or self._name(key, command)
+        if future is not None and (first := getattr(future, "first_item", None)) is not None:
+            name = f"{name} [{first}...]"
+        come = self._arrived.pop(id, None) if self._arrived else None
+        now, back = come or (clock(), 0)
         out = self._out.pop(id, 0) if self._out else 0
         records = self._records
         records.append((
@@ -115,12 +106,17 @@ class Tracer:
             request.sent_at,
             request.started_at,
             request.finished_at,
-            now or clock(),
+            now,
             out,
             back,
             request.target is None,
         ))  # fmt: skip
-        if status in _ENDS_LATE and request.server is not None and len(self._late) < _LATE:
+        if (
+            status is not _DONE
+            and status in _ENDS_LATE
+            and request.server is not None
+            and len(self._late) < _LATE
+        ):
             self._late[id] = (
                 status.value,
                 name,
@@ -137,21 +133,12 @@ class Tracer:
             self._asleep = False
             self._batches.put(b"")
 
-    def printed(self, rank: int, id: int, pieces: list[tuple[int, str]]) -> None:
-        """A trace has no text."""
-
     # -- inside --------------------------------------------------------------------------------------
 
-    def _name(self, request: Request) -> str:
-        """A short name; for a chunk of a map with its first item."""
-        command, first = request.command, getattr(request.future, "first_item", None)
-        if first is not None:
-            return f"{name_of(command)} [{first}...]"
-        if type(command) is not str:
-            return name_of(command)
+    def _name(self, key: str | int, command: Any) -> str:
         if len(self._names) >= 4096:
             self._names.clear()
-        name = self._names[command] = shorten(command)
+        name = self._names[key] = name_of(command)
         return name
 
     def _look(self, now: float) -> None:
@@ -163,22 +150,33 @@ class Tracer:
         waiting = {rank: dispatcher.row(rank)[0] for rank in ranks}
         self._records.append((SAMPLE, now, dispatcher.waiting(), waiting, time.process_time()))
 
-    def _flush(self) -> None:
-        """Hand over what there is; with the lock."""
+    def _flush(self, last: bool = False) -> None:
+        """Hand over what there is; with the lock.
+
+        By this thread, as long as the pipe takes it: to wake another costs more than all the rest.
+        """
         records, self._records = self._records, []
         if not records:
             return
-        if self._backlog > _BACKLOG:
+        if self._backlog > _BACKLOG and not last:
             self._missing += len(records)
             return
         data = marshal.dumps(records)
-        self._backlog += len(data)
-        self._batches.put(LENGTH.pack(len(data)) + data)
+        data = LENGTH.pack(len(data)) + data
+        if not self._backlog:
+            try:
+                data = data[os.write(self._pipe, data) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._loop.unobserve(self)  # the writer has said why it ended
+                return
+        if data:
+            self._backlog += len(data)
+            self._batches.put(data)
 
     def _hand_over(self) -> None:
-        """The thread: writes batches into the pipe, and sees that none waits for long."""
-        assert self._process.stdin is not None
-        pipe = self._process.stdin.fileno()
+        """The thread: waits until the pipe takes more, and sees that nothing lies about for long."""
         timeout: float | None = None
         while True:
             try:
@@ -191,18 +189,25 @@ class Tracer:
                 continue
             if batch is None:
                 return
-            if not batch:
-                timeout = _DELAY
-                continue
-            try:
-                view = memoryview(batch)
-                while view:
-                    view = view[os.write(pipe, view) :]
-            except OSError:
-                self._loop.unobserve(self)  # the writer has said why it ended
+            if batch and not self._write(batch):
+                self._loop.unobserve(self)
                 return
-            self._backlog -= len(batch) - LENGTH.size
             timeout = None if self._asleep else _DELAY
+
+    def _write(self, batch: bytes) -> bool:
+        """Write all of it, however long that takes; whether somebody reads."""
+        left = memoryview(batch)
+        while left:
+            select.select([], [self._pipe], [])
+            try:
+                left = left[os.write(self._pipe, left) :]
+            except BlockingIOError:
+                continue
+            except OSError:
+                return False
+        with self._loop.lock:
+            self._backlog -= len(batch)
+        return True
 
     # -- the end -------------------------------------------------------------------------------------
 
@@ -223,20 +228,23 @@ class Tracer:
             self._look(clock())
             self._flush()
             self._records.append((CLOSE, clock(), self._missing))
-            self._flush()
+            self._flush(last=True)
         self._batches.put(None)
         deadline = time.monotonic() + seconds
         self._thread.join(seconds)
         if not self._thread.is_alive():
-            assert self._process.stdin is not None
             with contextlib.suppress(OSError):
-                self._process.stdin.close()
+                self._process.stdin.close()  # type: ignore[union-attr]
         try:
             self._process.wait(max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
             log.warning("the trace %s is still being written; it may lack its end", self._path)
         if self._missing:
             log.warning("the trace %s lacks %d records: they came too fast", self._path, self._missing)
+
+
+def _bytes(buffers: Sequence[Any]) -> int:
+    return sum([memoryview(b).nbytes for b in buffers]) if buffers else 0
 
 
 def name_of(command: Any) -> str:

@@ -69,6 +69,7 @@ FLOORS = {
         "server",
         "plugin_host",
         "proxy",
+        "observers",
         "client_loop",
         "driver",
         "log_forwarder",

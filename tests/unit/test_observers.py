@@ -23,22 +23,31 @@ from mpiframe.transport import Peer  # noqa: E402
 
 
 class Watcher:
-    """An observer, and a receiver, that remembers."""
+    """An observer, and one that traces, that remembers."""
 
     def __init__(self) -> None:
         self.sent_: list[tuple[int, list[int], float]] = []
         self.ended_: list[tuple[int, Status, int | None]] = []
         self.printed_: list[tuple[int, int, list[tuple[int, str]]]] = []
-        self.received_: list[tuple[int, list[int], int]] = []
+        self.left_: list[tuple[int, int]] = []
+        self.received_: list[tuple[int, int]] = []
+        self.late_: list[tuple[int, int]] = []
         self.futures: list[Any] = []
 
     def sent(self, rank: int, requests: Sequence[Request], now: float) -> None:
         assert all(r.sent_at == now for r in requests)
         self.sent_.append((rank, [r.id for r in requests], now))
 
-    def received(self, rank: int, answers: Sequence[Any], buffers: Any, now: float) -> None:
+    def leaving(self, request: Request) -> None:
+        self.left_.append((request.id, len(request.buffers)))
+
+    def received(self, id: int, buffers: Sequence[Any], now: float) -> None:
         assert abs(now - time.time()) < 60
-        self.received_.append((rank, [a[0] for a in answers], len(buffers)))
+        self.received_.append((id, len(buffers)))
+
+    def late(self, rank: int, answer: Any, now: float) -> None:
+        assert abs(now - time.time()) < 60
+        self.late_.append((rank, answer[0]))
 
     def ended(self, request: Request) -> None:
         if request.status in (Status.DONE, Status.FAILED):
@@ -113,7 +122,7 @@ def test_a_request_that_is_fetched_is_told_of_when_its_answer_comes(house: House
     assert house.seen.sent_ == [(1, [1], request.sent_at)]
     house.answer(1, 1)
     assert house.seen.ended_ == [(1, Status.DONE, 1)]
-    assert house.seen.received_ == [(1, [1], 0)]
+    assert house.seen.received_ == []  # for `ended` came at once
     assert house.seen.printed_ == [(1, 1, [(1, "hi\n")])]
 
 
@@ -134,7 +143,19 @@ def test_a_future_is_told_of_once_whether_anybody_waits_or_not(house: House) -> 
     house.answer(1, 2)
     assert alone.result() == watched.result() == 7
     assert [end[0] for end in house.seen.ended_] == [1, 2]
+    assert house.seen.received_ == [(2, 0)]
     assert house.seen.futures == [alone, watched]  # which says what it is a chunk of
+
+
+def test_large_buffers_are_told_of_both_ways(house: House) -> None:
+    request = house.request(1)
+    request.buffers = (b"one", b"two")
+    house.loop.push_one(request)
+    assert house.seen.left_ == [(1, 2)]
+    answers = [(1, int(Outcome.PICKLED), b"?", 5.0, 6.0, [], 3)]
+    house.loop._handle((1, pack((int(Up.ANSWERS), answers)), [b"a", b"b", b"c"]))
+    house.loop._deliver()
+    assert house.seen.received_ == [(1, 3)]
 
 
 def test_a_failure_is_told_of_with_its_status(house: House) -> None:
@@ -146,6 +167,7 @@ def test_a_failure_is_told_of_with_its_status(house: House) -> None:
 def test_a_result_that_cannot_be_read_has_failed(house: House) -> None:
     house.push(1)
     house.answer(1, 1, outcome=Outcome.PICKLED, payload=b"no pickle")
+    assert house.seen.received_ == [(1, 0)]
     assert house.seen.ended_ == [(1, Status.FAILED, 1)]
 
 
@@ -156,7 +178,7 @@ def test_what_is_cancelled_is_told_of_and_its_late_answer_is_not_its_end(house: 
     assert house.seen.ended_ == [(2, Status.CANCELLED, None), (1, Status.CANCELLED, 1)]
     house.answer(1, 1)
     assert len(house.seen.ended_) == 2
-    assert house.seen.received_ == [(1, [1], 0)]
+    assert house.seen.late_ == [(1, 1)]
 
 
 def test_a_time_out_is_told_of(house: House) -> None:
@@ -227,7 +249,7 @@ def test_one_that_raises_is_told_nothing_more_and_harms_nobody(
     assert "oops" in caplog.text
 
 
-def test_one_without_received_is_an_observer_all_the_same(house: House) -> None:
+def test_one_that_traces_nothing_is_an_observer_all_the_same(house: House) -> None:
     class Plain:
         ends = 0
 
