@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mpiframe.errors import WorldError
-from mpiframe.watching import GONE, Source, missing, open_source, rate, size, span
+from mpiframe.watching import GONE, Source, add_world, missing, open_source, rate, size, span
 
 _SECONDS = 1.0
 _COLOURS = {"busy": "yellow", "idle": "green", "lost": "red", "unresponsive": "magenta", "starting": "cyan"}
@@ -24,9 +24,7 @@ _COLOURS = {"busy": "yellow", "idle": "green", "lost": "red", "unresponsive": "m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     parser.description = "Look at a running world in the terminal. q or Ctrl-C leaves; the world goes on."
-    parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="which world; the only one that runs, if left out"
-    )
+    add_world(parser)
     parser.add_argument("--once", action="store_true", help="print one table and end")
     parser.add_argument(
         "--every",
@@ -43,23 +41,21 @@ def run(options: argparse.Namespace) -> int:
         import rich  # noqa: F401 - told here, where it can be said what to do
     except ImportError as error:
         raise missing(error) from error
-    with open_source(options.name) as (source, _):
+    with open_source(options.name, "top", options.key) as (source, _):
         if options.once:
             return once(source)
         return live(source, options.every)
 
 
-def once(source: Source, pause: Callable[[], object] | None = None) -> int:
-    """Print one table. `pause` is between the two looks that rates need, a part of a second if None."""
+def once(source: Source) -> int:
+    """Print one table."""
     from rich.console import Console
 
     view = View()
     view.take(source(0))
-    if pause is None:
-        select.select([], [], [], 0.3)
-    else:
-        pause()
-    view.take(source(view.seq))
+    for seconds in (0.1, 0.4):  # for the first word of CPU times, and for rates
+        select.select([], [], [], seconds)
+        view.take(source(view.seq))
     console = Console(highlight=False)
     console.print(view.render(console.width, None))
     return 0

@@ -43,13 +43,14 @@ _FAILED = (Status.FAILED, Status.LOST, Status.TIMEOUT)
 class Watch:
     """An observer of a client's loop that keeps the last of what happened, and counts.
 
-    name: of the world. sessions: where it is set, it returns one dict a session of the hub: name, connected,
-    queued, running, done.
+    name: of the world. command: what it was started with, None takes this process's. sessions: where it is
+    set, it returns one dict a session of the hub: name, connected, queued, running, done.
     """
 
-    def __init__(self, client: Client, name: str = "") -> None:
+    def __init__(self, client: Client, name: str = "", command: str | None = None) -> None:
         self._client = client
         self.name = name
+        self._command = _one_line(" ".join(sys.argv) if command is None else command)
         self.sessions: Callable[[], list[dict[str, Any]]] = list
         self._started = clock()
         self._lock = threading.Lock()  # of all below but the two queues
@@ -153,7 +154,7 @@ class Watch:
             "ranks": facts.ranks,
             "hosts": facts.hosts,
             "started": self._started,
-            "command": _one_line(" ".join(sys.argv)),
+            "command": self._command,
             "closed": self._client._closed,
         }
 

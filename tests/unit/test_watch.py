@@ -64,13 +64,14 @@ def client() -> FakeClient:
 
 @pytest.fixture
 def watch(client: FakeClient) -> Watch:
-    return Watch(client, "survey")  # type: ignore[arg-type]
+    return Watch(client, "survey", "mpiframe start -n 3")  # type: ignore[arg-type]
 
 
 def test_a_snapshot_of_an_idle_world_says_what_it_is(watch: Watch, client: FakeClient) -> None:
     now = watch.snapshot()
     assert now["world"]["name"] == "survey"
     assert now["world"]["mpi"] == "Open MPI v5.0.8"
+    assert now["world"]["command"] == "mpiframe start -n 3"
     assert (now["world"]["ranks"], now["world"]["hosts"], now["world"]["closed"]) == (3, 1, False)
     assert (now["seq"], now["spans"], now["output"], now["shared_queue"]) == (0, [], [], 3)
     assert client.pings == 1
