@@ -246,16 +246,21 @@ function showPanels(panels) {
 }
 
 function tell(one, kept) {
+  const words = describe(one, kept);
+  if ($("told").textContent !== words) $("told").textContent = words;
+}
+
+
+function describe(one, kept) {
   if (!one) {
-    $("told").textContent = "Point at a command to see what it is; click to keep it here.";
-    return;
+    return "Point at a command to see what it is; click to keep it here.";
   }
   const from = new Date(one.started * 1000).toTimeString().slice(0, 8);
   const took = one.finished === null ? `running since ${from}` : `${one.status} after ${span(one.finished - one.started)}, began ${from}`;
   const waited = one.queued ? `, waited ${span(Math.max(one.started - one.queued, 0))}` : "";
   const which = one.count > 1 ? `${one.count} short commands from #${one.id} on` : `#${one.id}`;
   const who = one.session ? ` of ${one.session}` : "";
-  $("told").textContent = `${which}${who} on server ${one.server}: ${one.command ?? ""} · ${took}${one.count > 1 ? "" : waited}${kept ? " (kept)" : ""}`;
+  return `${which}${who} on server ${one.server}: ${one.command ?? ""} · ${took}${one.count > 1 ? "" : waited}${kept ? " (kept)" : ""}`;
 }
 
 // -- what comes --------------------------------------------------------------------------------------
