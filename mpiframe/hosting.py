@@ -40,7 +40,7 @@ def open_hub(client: Client | Any) -> Hub:
         context = secure.server_context(place.certificate)
         tcp, address = _tcp(card.listen)
         listeners.append((tcp, context))
-    watch = Watch(client, place.name)
+    watch = Watch(client, place.name, card.command)
     hub = Hub(client, listeners, place.secret(), name=place.name, snapshot=watch.snapshot)
 
     def changed() -> None:
