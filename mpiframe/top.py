@@ -100,10 +100,6 @@ def _keys() -> Iterator[Callable[[float], str]]:
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)
 
-    def resized(*_: object) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(wake, b"!")
-
     def wait(seconds: float) -> str:
         ready = select.select([stdin, woken], [], [], max(seconds, 0.0))[0]
         if woken in ready:
@@ -114,6 +110,9 @@ def _keys() -> Iterator[Callable[[float], str]]:
             return data[:1].decode("ascii", "replace") if data else "q"  # the terminal is gone
         return ""
 
+    def resized(*_: object) -> None:
+        """That it was called is all there is to know: the table is drawn anew after each wait."""
+
     def ended(number: int, _frame: object) -> None:
         sys.exit(128 + number)  # by way of what puts the terminal right
 
@@ -123,6 +122,8 @@ def _keys() -> Iterator[Callable[[float], str]]:
         signal.SIGHUP: ended,
     }
     handlers = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    # By this the very signal ends the wait, also one that comes just before it begins.
+    before_wake = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
         tty.setcbreak(stdin)
         with contextlib.suppress(KeyboardInterrupt):
@@ -131,6 +132,7 @@ def _keys() -> Iterator[Callable[[float], str]]:
         termios.tcsetattr(stdin, termios.TCSADRAIN, before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(before_wake)
         os.close(woken)
         os.close(wake)
 

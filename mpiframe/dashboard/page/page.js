@@ -205,7 +205,7 @@ function cellOf(value) {
   return { text: String(value), title: String(value) };
 }
 
-const STATES = /^(pending|held|running|completed|done|failed|cancelled|timeout|lost|error|waiting|queued|terminated|refused|checked|unknown|out_of_memory|node_failure)$/i;
+const STATE = /^(state|status)$/i; // columns whose cells get a coloured dot
 
 function showPanels(panels) {
   const box = $("panels");
@@ -238,8 +238,8 @@ function showPanels(panels) {
     scroll.hidden = !rows.length;
     const heads = scroll.firstChild.tHead;
     fill(heads, [columns.map((c, place) => ({ text: c, className: typeof rows[0]?.[place] === "number" ? "number" : "" }))]);
-    fill(scroll.firstChild.tBodies[0], rows.map((row) => row.map((value) =>
-      typeof value === "string" && STATES.test(value) ? { state: value } : cellOf(value))));
+    fill(scroll.firstChild.tBodies[0], rows.map((row) => row.map((value, place) =>
+      value && STATE.test(columns[place]) ? { state: String(value) } : cellOf(value))));
     note.textContent = panel.note ?? (rows.length || Object.keys(panel.facts ?? {}).length ? "" : "nothing yet");
     note.hidden = !note.textContent;
   }
