@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from mpiframe import codec
 from mpiframe.messages import Outcome, Up
 from mpiframe.output import STDERR, Printer
-from mpiframe.plugins.panels import PANEL
+from mpiframe.plugins.panels import PANEL, from_text
 
 log = logging.getLogger("mpiframe")
 
@@ -36,7 +36,7 @@ class Hearing:
         self.event_taps: list[Callable[[int, str, bytes, Any], None]] = []
         self._subscribers: dict[str, list[Callable[[int, Any], None]]] = {}
         # (plugin, server) -> (when, what it shows)
-        self.panels: dict[tuple[str, int], tuple[float, Any]] = {}
+        self.panels: dict[tuple[str, int], tuple[float, dict[str, Any]]] = {}
 
     def hear(self, rank: int, content: tuple[Any, ...], buffers: Any) -> None:
         """Take in what a server says."""
@@ -71,6 +71,9 @@ class Hearing:
 
     def _event(self, rank: int, content: tuple[Any, ...], buffers: Any) -> None:
         _, source, outcome, payload = content
+        if source.startswith(PANEL):
+            self._panel(source[len(PANEL) :], rank, payload)
+            return
         for tap in self.event_taps:
             tap(rank, source, codec.pack((outcome, payload)), buffers)
         if self.event_taps and source not in self._subscribers:
@@ -82,20 +85,21 @@ class Hearing:
         except Exception:
             log.exception("an event of plugin %s on server %d cannot be read", source, rank)
             return
-        if source.startswith(PANEL):
-            self._panel((source[len(PANEL) :], rank), value)
-            return
         for callback in list(self._subscribers.get(source, ())):
             try:
                 callback(rank, value)
             except Exception:
                 log.exception("a subscriber of plugin %s raised", source)
 
-    def _panel(self, key: tuple[str, int], content: Any) -> None:
+    def _panel(self, plugin: str, rank: int, text: Any) -> None:
+        try:
+            content = from_text(text)
+        except ValueError as error:
+            content = {"note": f"The panel of plugin {plugin} cannot be read: {error}"}
         if content is None:
-            self.panels.pop(key, None)
+            self.panels.pop((plugin, rank), None)
         else:
-            self.panels[key] = time.time(), content
+            self.panels[plugin, rank] = time.time(), content
 
     def subscribe(self, source: str, callback: Callable[[int, Any], None]) -> Callable[[], None]:
         """Call `callback(server, event)` for each event of a plugin; gives what ends it."""

@@ -41,7 +41,7 @@ def open_hub(client: Client | Any) -> Hub:
         context = secure.server_context(place.certificate)
         tcp, address = _tcp(card.listen)
         listeners.append((tcp, context))
-    watch = Watch(client, place.name)
+    watch = Watch(client, place.name, card.command)
     # A script is not asked whether it has come to its end: it is interrupted, as by Ctrl-C.
     on_stop = _interrupt if card.how == "script" else _nothing
     hub = Hub(client, listeners, place.secret(), name=place.name, snapshot=watch.snapshot, on_stop=on_stop)

@@ -7,9 +7,12 @@ from typing import Any
 
 from mpiframe import server
 from mpiframe.errors import PluginError
+from mpiframe.messages import Outcome, Up
 from mpiframe.plugins import registry
 from mpiframe.plugins.base import Context, Plugin
 from mpiframe.plugins.panels import PANEL, PanelSender
+
+_EVENT, _VALUE = int(Up.EVENT), int(Outcome.VALUE)
 
 _loaded: dict[str, tuple[Plugin, dict[str, Any]]] = {}
 _panels: dict[str, PanelSender] = {}
@@ -33,7 +36,7 @@ def load(wanted: str | type[Plugin], options: dict[str, Any]) -> tuple[str, dict
     config = registry.make_options(found, options)
     plugin = found()
     log = logging.getLogger(f"mpiframe.plugins.{name}")
-    panel = PanelSender(plugin.panel, lambda content: here.emit(PANEL + name, content), log)
+    panel = PanelSender(plugin.panel, lambda text: here.post((_EVENT, PANEL + name, _VALUE, text)), log)
     plugin.context = Context(
         config=config,
         log=log,

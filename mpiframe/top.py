@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mpiframe.errors import WorldError
-from mpiframe.watching import GONE, Source, missing, open_source, rate, size, span
+from mpiframe.watching import GONE, Source, add_world, missing, open_source, rate, size, span
 
 _SECONDS = 1.0
 _COLOURS = {"busy": "yellow", "idle": "green", "lost": "red", "unresponsive": "magenta", "starting": "cyan"}
@@ -24,9 +24,7 @@ _COLOURS = {"busy": "yellow", "idle": "green", "lost": "red", "unresponsive": "m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     parser.description = "Look at a running world in the terminal. q or Ctrl-C leaves; the world goes on."
-    parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="which world; the only one that runs, if left out"
-    )
+    add_world(parser)
     parser.add_argument("--once", action="store_true", help="print one table and end")
     parser.add_argument(
         "--every",
@@ -43,23 +41,21 @@ def run(options: argparse.Namespace) -> int:
         import rich  # noqa: F401 - told here, where it can be said what to do
     except ImportError as error:
         raise missing(error) from error
-    with open_source(options.name) as (source, _):
+    with open_source(options.name, "top", options.key) as (source, _):
         if options.once:
             return once(source)
         return live(source, options.every)
 
 
-def once(source: Source, pause: Callable[[], object] | None = None) -> int:
-    """Print one table. `pause` is between the two looks that rates need, a part of a second if None."""
+def once(source: Source) -> int:
+    """Print one table."""
     from rich.console import Console
 
     view = View()
     view.take(source(0))
-    if pause is None:
-        select.select([], [], [], 0.3)
-    else:
-        pause()
-    view.take(source(view.seq))
+    for seconds in (0.1, 0.4):  # for the first word of CPU times, and for rates
+        select.select([], [], [], seconds)
+        view.take(source(view.seq))
     console = Console(highlight=False)
     console.print(view.render(console.width, None))
     return 0
@@ -104,10 +100,6 @@ def _keys() -> Iterator[Callable[[float], str]]:
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)
 
-    def resized(*_: object) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(wake, b"!")
-
     def wait(seconds: float) -> str:
         ready = select.select([stdin, woken], [], [], max(seconds, 0.0))[0]
         if woken in ready:
@@ -118,6 +110,9 @@ def _keys() -> Iterator[Callable[[float], str]]:
             return data[:1].decode("ascii", "replace") if data else "q"  # the terminal is gone
         return ""
 
+    def resized(*_: object) -> None:
+        """That it was called is all there is to know: the table is drawn anew after each wait."""
+
     def ended(number: int, _frame: object) -> None:
         sys.exit(128 + number)  # by way of what puts the terminal right
 
@@ -127,6 +122,8 @@ def _keys() -> Iterator[Callable[[float], str]]:
         signal.SIGHUP: ended,
     }
     handlers = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    # By this the very signal ends the wait, also one that comes just before it begins.
+    before_wake = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
         tty.setcbreak(stdin)
         with contextlib.suppress(KeyboardInterrupt):
@@ -135,6 +132,7 @@ def _keys() -> Iterator[Callable[[float], str]]:
         termios.tcsetattr(stdin, termios.TCSADRAIN, before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(before_wake)
         os.close(woken)
         os.close(wake)
 

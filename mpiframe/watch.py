@@ -10,7 +10,6 @@ that are too short to be seen one by one share a span.
 from __future__ import annotations
 
 import functools
-import json
 import sys
 import threading
 from bisect import bisect_left
@@ -35,7 +34,6 @@ _LONGEST_PIECE = 1 << 14
 _LONGEST_COMMAND = 200
 _FOLD = 2_000  # so many ends of commands are looked at in one go
 _SHORT, _GAP, _BLOCK = 5e-3, 5e-3, 0.25  # seconds: of commands that share a span, between them, of the span
-_PANEL_CHARACTERS = 1 << 16
 _DONE = Status.DONE
 _FAILED = (Status.FAILED, Status.LOST, Status.TIMEOUT)
 
@@ -43,13 +41,14 @@ _FAILED = (Status.FAILED, Status.LOST, Status.TIMEOUT)
 class Watch:
     """An observer of a client's loop that keeps the last of what happened, and counts.
 
-    name: of the world. sessions: where it is set, it returns one dict a session of the hub: name, connected,
-    queued, running, done.
+    name: of the world. command: what it was started with, None takes this process's. sessions: where it is
+    set, it returns one dict a session of the hub: name, connected, queued, running, done.
     """
 
-    def __init__(self, client: Client, name: str = "") -> None:
+    def __init__(self, client: Client, name: str = "", command: str | None = None) -> None:
         self._client = client
         self.name = name
+        self._command = _one_line(" ".join(sys.argv) if command is None else command)
         self.sessions: Callable[[], list[dict[str, Any]]] = list
         self._started = clock()
         self._lock = threading.Lock()  # of all below but the two queues
@@ -153,7 +152,7 @@ class Watch:
             "ranks": facts.ranks,
             "hosts": facts.hosts,
             "started": self._started,
-            "command": _one_line(" ".join(sys.argv)),
+            "command": self._command,
             "closed": self._client._closed,
         }
 
@@ -192,7 +191,7 @@ class Watch:
         for (plugin, rank), (at, content) in sorted(self._client._hearing.panels.items()):
             if rank not in ranks:
                 continue
-            panel = {**_checked(plugin, content), "server": rank, "at": at}
+            panel = {"title": plugin, **content, "server": rank, "at": at}
             if panel.get("shared"):
                 if plugin not in newest or newest[plugin]["at"] <= at:
                     newest[plugin] = panel
@@ -380,17 +379,3 @@ def _newest(ring: deque[dict[str, Any]], since: int, at_most: int) -> list[dict[
             break
         found.append(one)
     return found[::-1]
-
-
-def _checked(plugin: str, content: Any) -> dict[str, Any]:
-    """A panel as it was sent, or a word on why it cannot be shown."""
-    try:
-        if not isinstance(content, dict):
-            raise TypeError(f"it is a {type(content).__name__}, not a dict")
-        text = json.dumps(content, allow_nan=False)
-        if len(text) > _PANEL_CHARACTERS:
-            raise ValueError(f"it has {len(text)} characters, more than {_PANEL_CHARACTERS}")
-        checked: dict[str, Any] = json.loads(text)
-        return checked
-    except (TypeError, ValueError, RecursionError) as error:
-        return {"title": plugin, "note": f"the panel of plugin {plugin} cannot be shown: {error}"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,18 +18,32 @@ GONE = (MpiframeError, OSError, EOFError)
 
 
 @contextlib.contextmanager
-def open_source(name: str | None) -> Iterator[tuple[Source, str]]:
-    """The source of a running world and its name; of the only one there is if none is named.
+def open_source(
+    name: str | None, what: str, key: str | os.PathLike[str] | None = None
+) -> Iterator[tuple[Source, str]]:
+    """The source of a running world and its name. `name`, `key`: as for `attaching.attach`.
 
-    Raises WorldError.
+    what: who looks, for the table of sessions. Raises WorldError.
     """
-    from mpiframe.attaching import attach  # late: a page that a test serves has a source of its own
+    from mpiframe.attaching import attach  # late, as is all that one subcommand alone needs
 
-    client = attach(name, output="quiet")
+    client = attach(name, f"{what}-{os.getpid()}", key=key, output="quiet")
+    client.session = ""  # nobody is to come back to it, so errors need not say how
     try:
         yield client.snapshot, client.world
     finally:
         client.close(drop=True)
+
+
+def add_world(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which a world is named."""
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="which world: its name, HOST:PORT or a forwarded socket; the only one that runs, if left out",
+    )
+    parser.add_argument("--key", metavar="FILE", help="the key file of a world on another host")
 
 
 def missing(error: ImportError) -> WorldError:

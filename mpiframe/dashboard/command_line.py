@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mpiframe.errors import WorldError
-from mpiframe.watching import missing, open_source
+from mpiframe.watching import add_world, missing, open_source
 
 _LONG_ENOUGH = 16  # characters of a token
 
@@ -27,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Serve a web page of a running world to this host: servers, queues, timeline, output. "
         "Prometheus finds metrics under /metrics, with the token."
     )
-    parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="which world; the only one that runs, if left out"
-    )
+    add_world(parser)
     parser.add_argument("--port", type=_port, default=0, help="on 127.0.0.1 (default: a free one)")
     parser.add_argument("--open", action="store_true", help="open it in a browser")
     parser.add_argument(
@@ -47,7 +45,10 @@ def run(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise missing(error) from error
     token = None if options.token_file is None else token_of(options.token_file)
-    with open_source(options.name) as (source, name), contextlib.ExitStack() as exits:
+    with (
+        open_source(options.name, "dashboard", options.key) as (source, name),
+        contextlib.ExitStack() as exits,
+    ):
         dashboard = Dashboard(source, options.port, token)
 
         def ready(url: str) -> None:

@@ -1,7 +1,11 @@
-"""How what a plugin shows of itself gets to the client: after changes, seldom, and past the FIFO."""
+"""How what a plugin shows of itself gets to the client: after changes, seldom, and past the FIFO.
+
+It travels as JSON, so that whoever takes it in need not undo a pickle.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable
@@ -9,17 +13,40 @@ from typing import Any
 
 PANEL = "panel:"
 """Begins the source of the events that carry panels."""
+_LONGEST = 1 << 16  # characters
 _SECONDS = 0.5  # from one to the next
 _LEAVE_SECONDS = 2.0
 
 
+def to_text(content: Any) -> str | None:
+    """A panel as JSON, None for none. Raises TypeError or ValueError for what is none."""
+    if content is None:
+        return None
+    if not isinstance(content, dict):
+        raise TypeError(f"a panel is a dict, not a {type(content).__name__}")
+    text = json.dumps(content, allow_nan=False)
+    if len(text) > _LONGEST:
+        raise ValueError(f"a panel of {len(text)} characters is too long; the limit is {_LONGEST}")
+    return text
+
+
+def from_text(text: Any) -> dict[str, Any] | None:
+    """What `to_text` was given. Raises ValueError for what is no panel."""
+    if text is None:
+        return None
+    content = json.loads(text) if isinstance(text, str) and len(text) <= _LONGEST else None
+    if not isinstance(content, dict):
+        raise ValueError("it is no panel")
+    return content
+
+
 class PanelSender:
-    """Sends what `make` returns, soon after `changed`, if it differs from what was sent last."""
+    """Sends what `make` returns, as text, soon after `changed`, if it differs from what was sent last."""
 
     def __init__(
         self,
         make: Callable[[], Any],
-        send: Callable[[Any], None],
+        send: Callable[[str | None], None],
         log: logging.Logger,
         seconds: float = _SECONDS,
     ) -> None:
@@ -27,7 +54,7 @@ class PanelSender:
         self._lock = threading.Lock()
         self._dirty, self._over = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._last: Any = None
+        self._last: str | None = None
 
     def changed(self) -> None:
         """What there is to be shown has changed; returns at once."""
@@ -53,10 +80,11 @@ class PanelSender:
         while self._dirty.wait() and not self._over.is_set():
             self._dirty.clear()
             try:
-                content = self._make()
-                if content != self._last:
-                    self._send(content)
-                    self._last = content
-            except Exception:
+                text = to_text(self._make())
+            except Exception as error:
                 self._log.exception("the panel of a plugin cannot be made")
+                text = to_text({"note": f"The panel cannot be made: {str(error)[:200]}"})
+            if text != self._last:
+                self._send(text)
+                self._last = text
             self._over.wait(self._seconds)

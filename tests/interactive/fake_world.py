@@ -150,6 +150,7 @@ class _FakeServer:
             "rank": self.rank, "host": "node17", "pid": 4000 + self.rank, "state": "busy" if runs else "idle",
             "queued": self.rank % 3, "running": self.id if runs else None,
             "command": self.command if runs else None, "since": self.since if runs else None,
-            "cpu": 0.93 * (self.busy + (now - self.since if runs else 0.0)), "rss": (300 + 37 * self.rank) << 20, "done": self.done,
-            "failed": self.failed, "busy": self.busy + (now - self.since if runs else 0.0),
+            "cpu": 0.93 * (self.busy + (now - self.since if runs else 0.0)),
+            "rss": (300 + 37 * self.rank) << 20, "done": self.done, "failed": self.failed,
+            "busy": self.busy + (now - self.since if runs else 0.0),
         }  # fmt: skip

@@ -29,7 +29,7 @@ from tests.interactive.fake_world import FakeWorld
 import mpiframe.top
 
 @contextlib.contextmanager
-def open_source(name):
+def open_source(name, what, key):
     world = FakeWorld(servers={servers}, history=60, name=name or "survey")
     if {ends}:
         limit = iter(range({ends}))
@@ -240,7 +240,7 @@ def test_once_prints_one_plain_table(
     assert "\x1b" not in out
     assert max(len(line) for line in out.splitlines()) <= width
     assert len(re.findall(r"^ +\d .*(?:busy|idle)", out, re.M)) == 4
-    assert world.asked == 2  # rates take two looks
+    assert world.asked == 3  # rates take two looks, and CPU times one more
 
 
 def test_text_gives_the_terminal_no_orders(

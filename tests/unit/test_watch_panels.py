@@ -14,8 +14,7 @@ import pytest
 
 mpi4py.rc(initialize=False, finalize=False)  # nothing here calls MPI
 
-from mpiframe import codec  # noqa: E402 - MPI is started when it is imported first
-from mpiframe.hearing import Hearing  # noqa: E402
+from mpiframe.hearing import Hearing  # noqa: E402 - MPI is started when it is imported first
 from mpiframe.messages import Outcome, Up  # noqa: E402
 from mpiframe.output import Printer  # noqa: E402
 from mpiframe.plugins.base import Context, Plugin  # noqa: E402
@@ -39,9 +38,9 @@ def test_many_changes_are_few_messages_and_the_last_one_counts() -> None:
     for _ in range(1, 5001):
         count += 1
         sender.changed()
-    found = [sent.get(timeout=10)]
+    found = [json.loads(sent.get(timeout=10))]
     while found[-1] != {"facts": {"n": 5000}}:
-        found.append(sent.get(timeout=10))
+        found.append(json.loads(sent.get(timeout=10)))
     assert len(found) < 100
     sender.stop()
     assert sent.get(timeout=10) is None
@@ -61,7 +60,7 @@ def test_nothing_is_sent_where_nothing_differs_nor_without_a_change() -> None:
         sender.changed()
         assert made.acquire(timeout=10)
     sender.stop()
-    assert sent.get(timeout=10) == {"title": "same"}
+    assert sent.get(timeout=10) == '{"title": "same"}'
     assert sent.get(timeout=10) is None
     assert sent.empty()
 
@@ -75,25 +74,35 @@ def test_a_plugin_that_shows_nothing_says_nothing_at_its_end() -> None:
     assert sent == []
 
 
-def test_a_panel_that_raises_is_logged_and_the_next_one_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (ZeroDivisionError("oh"), "oh"),
+        (["no", "dict"], "a panel is a dict, not a list"),
+        ({"rows": [[object()]]}, "not JSON serializable"),
+        ({"title": "x" * 100_000}, "too long"),
+        ({"facts": {"a": float("nan")}}, "not JSON compliant"),
+    ],
+)
+def test_a_panel_that_cannot_be_made_says_so_and_the_next_one_is_sent(
+    caplog: pytest.LogCaptureFixture, content: Any, word: str
+) -> None:
     sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    made = threading.Semaphore(0)
-    contents: list[Any] = [ZeroDivisionError("oh"), {"title": "better"}]
+    contents: list[Any] = [content, {"title": "better"}]
 
     def make() -> Any:
-        made.release()
-        content = contents.pop(0)
-        if isinstance(content, Exception):
-            raise content
-        return content
+        one = contents.pop(0)
+        if isinstance(one, Exception):
+            raise one
+        return one
 
     sender = PanelSender(make, sent.put, log, seconds=0.01)
     sender.changed()
-    assert made.acquire(timeout=10)
+    assert word in json.loads(sent.get(timeout=10))["note"]
     sender.changed()
-    assert sent.get(timeout=10) == {"title": "better"}
+    assert sent.get(timeout=10) == '{"title": "better"}'
     sender.stop()
-    assert "oh" in caplog.text
+    assert word in caplog.text
 
 
 # -- what the client keeps ------------------------------------------------------------------------------
@@ -103,32 +112,32 @@ def hearing() -> Hearing:
     return Hearing(SimpleNamespace(members={}), Printer("quiet"))  # type: ignore[arg-type]
 
 
-def event(source: str, value: Any) -> tuple[Any, ...]:
-    return int(Up.EVENT), source, int(Outcome.PICKLED), codec.dumps(value, 1 << 16)[0]
+def panel(text: Any) -> tuple[Any, ...]:
+    return int(Up.EVENT), PANEL + "mine", int(Outcome.VALUE), text
 
 
 def test_the_client_keeps_the_last_panel_of_each_and_forgets_what_is_unloaded() -> None:
     ears = hearing()
     told: list[Any] = []
     ears.subscribe("mine", lambda rank, value: told.append((rank, value)))
-    ears.hear(1, event(PANEL + "mine", {"title": "a"}), ())
-    ears.hear(2, event(PANEL + "mine", {"title": "b"}), ())
-    ears.hear(1, event(PANEL + "mine", {"title": "c"}), ())
-    ears.hear(1, event("mine", "an event"), ())
+    ears.event_taps.append(lambda *event: told.append(event))  # as of a hub
+    ears.hear(1, panel('{"title": "a"}'), ())
+    ears.hear(2, panel('{"title": "b"}'), ())
+    ears.hear(1, panel('{"title": "c"}'), ())
     assert {key: content for key, (_, content) in ears.panels.items()} == {
         ("mine", 1): {"title": "c"},
         ("mine", 2): {"title": "b"},
     }
-    assert told == [(1, "an event")]  # a panel is no event of the plugin's
-    ears.hear(1, event(PANEL + "mine", None), ())
+    assert told == []  # a panel is no event of the plugin's
+    ears.hear(1, panel(None), ())
     assert list(ears.panels) == [("mine", 2)]
 
 
-def test_a_panel_that_cannot_be_read_spoils_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("text", ["no JSON", "[1]", 7, b"bytes", "9" * 100_000])
+def test_what_is_no_panel_spoils_nothing(text: Any) -> None:
     ears = hearing()
-    ears.hear(1, (int(Up.EVENT), PANEL + "mine", int(Outcome.PICKLED), b"no pickle"), ())
-    assert ears.panels == {}
-    assert "cannot be read" in caplog.text
+    ears.hear(1, panel(text), ())
+    assert "cannot be read" in ears.panels["mine", 1][1]["note"]
 
 
 # -- what our plugins show --------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ function cellOf(value) {
   return { text: String(value), title: String(value) };
 }
 
-const STATES = /^(pending|held|running|completed|done|failed|cancelled|timeout|lost|error|waiting|queued|terminated|refused|checked|unknown|out_of_memory|node_failure)$/i;
+const STATE = /^(state|status)$/i; // columns whose cells get a coloured dot
 
 function showPanels(panels) {
   const box = $("panels");
@@ -238,24 +238,29 @@ function showPanels(panels) {
     scroll.hidden = !rows.length;
     const heads = scroll.firstChild.tHead;
     fill(heads, [columns.map((c, place) => ({ text: c, className: typeof rows[0]?.[place] === "number" ? "number" : "" }))]);
-    fill(scroll.firstChild.tBodies[0], rows.map((row) => row.map((value) =>
-      typeof value === "string" && STATES.test(value) ? { state: value } : cellOf(value))));
+    fill(scroll.firstChild.tBodies[0], rows.map((row) => row.map((value, place) =>
+      value && STATE.test(columns[place]) ? { state: String(value) } : cellOf(value))));
     note.textContent = panel.note ?? (rows.length || Object.keys(panel.facts ?? {}).length ? "" : "nothing yet");
     note.hidden = !note.textContent;
   }
 }
 
 function tell(one, kept) {
+  const words = describe(one, kept);
+  if ($("told").textContent !== words) $("told").textContent = words;
+}
+
+
+function describe(one, kept) {
   if (!one) {
-    $("told").textContent = "Point at a command to see what it is; click to keep it here.";
-    return;
+    return "Point at a command to see what it is; click to keep it here.";
   }
   const from = new Date(one.started * 1000).toTimeString().slice(0, 8);
   const took = one.finished === null ? `running since ${from}` : `${one.status} after ${span(one.finished - one.started)}, began ${from}`;
   const waited = one.queued ? `, waited ${span(Math.max(one.started - one.queued, 0))}` : "";
   const which = one.count > 1 ? `${one.count} short commands from #${one.id} on` : `#${one.id}`;
   const who = one.session ? ` of ${one.session}` : "";
-  $("told").textContent = `${which}${who} on server ${one.server}: ${one.command ?? ""} · ${took}${one.count > 1 ? "" : waited}${kept ? " (kept)" : ""}`;
+  return `${which}${who} on server ${one.server}: ${one.command ?? ""} · ${took}${one.count > 1 ? "" : waited}${kept ? " (kept)" : ""}`;
 }
 
 // -- what comes --------------------------------------------------------------------------------------

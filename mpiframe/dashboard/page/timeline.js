@@ -19,8 +19,12 @@ export class Timeline {
     this.skew = 0; // what the world's clock is ahead of this one, in seconds
     this.pinned = null;
     this.hovered = null;
+    this.pointer = null; // where the mouse is; what is under it changes as time goes on
     canvas.addEventListener("mousemove", (event) => this.point(event, false));
-    canvas.addEventListener("mouseleave", () => this.hover(null));
+    canvas.addEventListener("mouseleave", () => {
+      this.pointer = null;
+      this.hover(null);
+    });
     canvas.addEventListener("click", (event) => this.point(event, true));
     new ResizeObserver(() => this.draw()).observe(canvas.parentElement);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
@@ -104,7 +108,7 @@ export class Timeline {
     const left = right - this.seconds;
     const room = width - LABEL - 4;
     const x = (time) => LABEL + ((time - left) / this.seconds) * room;
-    this.shown = { row, left, room };
+    this.shown = { row, left, room, seconds: this.seconds };
 
     pen.font = `11px ${style.fontFamily}`;
     pen.textBaseline = "middle";
@@ -163,6 +167,7 @@ export class Timeline {
         }
       }
     });
+    if (this.pointer) this.hover(this.at(this.pointer));
     if (!this.lanes.length) {
       pen.textAlign = "left";
       pen.fillStyle = colour("quiet");
@@ -170,14 +175,12 @@ export class Timeline {
     }
   }
 
-  at(event) {
-    const box = this.canvas.getBoundingClientRect();
-    const { row, left, room } = this.shown;
-    const server = this.lanes[Math.floor((event.clientY - box.top) / row)];
-    const px = event.clientX - box.left;
-    if (!server || px < LABEL) return null;
-    const time = left + ((px - LABEL) / room) * this.seconds;
-    const slack = (this.seconds / room) * 3;
+  at({ x, y }) {
+    const { row, left, room, seconds } = this.shown;
+    const server = this.lanes[Math.floor(y / row)];
+    if (!server || x < LABEL) return null;
+    const time = left + ((x - LABEL) / room) * seconds;
+    const slack = (seconds / room) * 3;
     let best = null;
     let distance = slack;
     for (const span of this.seen(server)) {
@@ -197,7 +200,9 @@ export class Timeline {
   }
 
   point(event, pin) {
-    const span = this.at(event);
+    const box = this.canvas.getBoundingClientRect();
+    this.pointer = { x: event.clientX - box.left, y: event.clientY - box.top };
+    const span = this.at(this.pointer);
     if (pin) this.pinned = span;
     this.hover(span);
   }

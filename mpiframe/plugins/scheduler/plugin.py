@@ -67,8 +67,9 @@ class Scheduler(Plugin):
         for number in list(self._jobs)[: -_PANEL_ROWS - 1 : -1]:
             tasks = self._queue.last_status(number)
             counts = Counter(str(one.state) for one in tasks)
+            state = str(whole(one.state for one in tasks))
             words = tasks[0].words if len(tasks) == 1 else ", ".join(f"{n} {s}" for s, n in counts.items())
-            rows.append([number, self._jobs[number].name, str(whole(one.state for one in tasks)), words])
+            rows.append([number, self._jobs[number].name, state, "" if words == state else words])
         return {
             "title": f"Batch jobs ({self._queue.qtype})",
             "facts": {"submitted": len(self._jobs)},
