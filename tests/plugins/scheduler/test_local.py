@@ -238,10 +238,10 @@ def test_modules_are_loaded_first(queue: Queue, monkeypatch: pytest.MonkeyPatch)
     # A shell function in the environment, as a site's own `module` is.
     monkeypatch.setenv("BASH_FUNC_module%%", '() { [ "$2" != nope ] && export LOADED="${LOADED-}$2"; }')
     command = Job('echo "$LOADED"', queue=queue, modules=["gcc", "fftw"]).submit()
-    function = Job(os.environ.get, ["LOADED"], queue=queue, modules=["gcc"]).submit()
-    failed = Job(os.environ.get, ["LOADED"], queue=queue, modules=["nope"]).submit()
+    function = Job(os.getenv, ["LOADED"], queue=queue, modules=["gcc"]).submit()
+    failed = Job(os.getenv, ["LOADED"], queue=queue, modules=["nope"]).submit()
     assert command.get(SECONDS) == (0, "gccfftw\n", "")
     assert function.result(SECONDS) == "gcc"
     assert failed.get(SECONDS)[0] == 1
-    without = Job(os.environ.get, ["LOADED"], queue=queue)
+    without = Job(os.getenv, ["LOADED"], queue=queue)
     assert list(without.texts()) == [without.files.submission]
