@@ -8,6 +8,7 @@ from types import FrameType
 
 from mpiframe.client import Client
 
+_INTERRUPTED = 130
 _TERMINATED = 143
 
 
@@ -22,7 +23,10 @@ def main(restart: str = "never") -> int:
     try:
         assert client._hub is not None
         client._hub.serve()
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:  # by whoever started it in the foreground, or a batch system: no error of ours
+        client.abandon()
+        return _INTERRUPTED
+    except SystemExit:
         client.abandon()
         raise
     return 0

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests.faults import hosts as cluster
-from tests.templates import fill_in
+from tests.templates import ROOT, choose, fill_in
 
 pytestmark = pytest.mark.long
 
@@ -67,11 +67,15 @@ def hosts() -> Iterator[cluster.Hosts]:
 
 def start(hosts: cluster.Hosts, script: Path, **variables: str) -> subprocess.Popen[str]:
     """The script in a shell on the first host, in its own folder."""
+    return on_first(hosts, "/bin/bash", str(script), **variables)
+
+
+def on_first(hosts: cluster.Hosts, *words: str, **variables: str) -> subprocess.Popen[str]:
     agent = [sys.executable, str(Path(cluster.__file__)), "agent", "--whole", hosts[0].name]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "MPIFRAME_"))}
     return subprocess.Popen(
-        [*agent, "/bin/bash", str(script)],
-        cwd=script.parent,
+        [*agent, *words],
+        cwd=hosts.folder / "work",
         env=env | hosts.environment | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -134,6 +138,27 @@ def test_a_list_of_hosts_is_interrupted(hosts: cluster.Hosts, python: Any) -> No
     status, out, err = end_of(process)
     assert status == 128 + signal.SIGINT, out + err
     assert out.endswith("saved\n"), out + err
+    leaves_no_process(hosts)
+
+
+ATTACH = """
+import mpiframe
+with mpiframe.attach("survey") as client:
+    print(*[r.ret for r in client.push("__import__('socket').gethostname()", target="all", block=True)])
+    client.stop_world()
+"""
+
+
+def test_a_world_on_hosts_to_attach_to(hosts: cluster.Hosts, python: Any) -> None:
+    room = hosts.folder / "work"
+    job = hosts_of(fill_in("hostfile", room, python.executable, choose("hostfile", "exec mpiframe start")))
+    worlds = str(hosts.folder / "w")
+    process = start(hosts, job, MPIFRAME_WORLDS=worlds)
+    await_file(Path(worlds) / "survey" / "socket", process)
+    attached = on_first(hosts, python.executable, "-c", ATTACH, MPIFRAME_WORLDS=worlds, PYTHONPATH=str(ROOT))
+    assert end_of(attached) == (0, "mf-host1 mf-host1 mf-host2 mf-host2\n", "")
+    status, out, err = end_of(process)
+    assert status == 0, out + err
     leaves_no_process(hosts)
 
 

@@ -84,7 +84,8 @@ class Job(_Job):
     @property
     def exec_script(self) -> Script:
         """The command, or what calls the function."""
-        return Script(self.files.script)
+        script = Script(self.files.script)
+        return self.submission if self.is_function and not script.exists else script
 
     @property
     def function(self) -> Script | None:

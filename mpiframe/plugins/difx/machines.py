@@ -62,23 +62,8 @@ def define_machines(
     stem = input_path(job).removesuffix(".input")
     on_step(MachinesStep.STARTED, "")
     on_step(MachinesStep.CHECKING, "")
-    for what, missing, step in (
-        ("manager", not manager, MachinesStep.NO_MANAGER),
-        ("datastream", not datastreams, MachinesStep.NO_DATASTREAMS),
-        ("core", not cores, MachinesStep.NO_CORES),
-    ):
-        if missing:
-            raise _refused(on_step, step, f"no host for the {what} of {stem}")
-    names = (
-        (MachinesStep.MACHINES_FILE, MachinesStep.NO_MACHINES_FILE, machines_file, f"{stem}.machines"),
-        (MachinesStep.THREADS_FILE, MachinesStep.NO_THREADS_FILE, threads_file, f"{stem}.threads"),
-    )
-    chosen = []
-    for step, silent, given, usual in names:
-        if given == "":
-            on_step(silent, usual)
-        chosen.append(given or usual)
-        on_step(step, chosen[-1])
+    _refuse_none(stem, manager, datastreams, cores, on_step)
+    machines_path, threads_path = _paths(stem, machines_file, threads_file, on_step)
     on_step(MachinesStep.CHECKED, "")
     dropped: dict[str, str] = {}
     if test_with is not None:
@@ -89,37 +74,83 @@ def define_machines(
         if needed:
             text = f"{needed[0]} does not work: {dropped[needed[0]]}"
             raise _refused(on_step, MachinesStep.TERMINATED, text)
-    warnings = []
-    used = []
+    used, warnings = _usable([core for core in cores if core[0] not in dropped], manager, on_step)
+    if not used:
+        raise _refused(on_step, MachinesStep.NO_CORES, f"no core is left for {stem}")
+    machines = Machines.of(manager, list(datastreams), [host for host, _ in used])
+    threads = Threads(tuple(count for _, count in used))
+    written, failed = MachinesStep.MACHINES_WRITTEN, MachinesStep.MACHINES_NOT_WRITTEN
+    _write(files, machines_path, machines, written, failed, on_step)
+    written, failed = MachinesStep.THREADS_WRITTEN, MachinesStep.THREADS_NOT_WRITTEN
+    _write(files, threads_path, threads, written, failed, on_step)
+    on_step(MachinesStep.ENDED, "")
+    return MachinesReport(
+        machines_path,
+        threads_path,
+        tuple(machines.hosts),
+        threads.threads,
+        tuple(dropped.items()),
+        tuple(warnings),
+    )
+
+
+def _refuse_none(
+    stem: str, manager: str, datastreams: Sequence[str], cores: Sequence[tuple[str, int]], on_step: OnStep
+) -> None:
+    for what, given, step in (
+        ("manager", manager, MachinesStep.NO_MANAGER),
+        ("datastream", datastreams, MachinesStep.NO_DATASTREAMS),
+        ("core", cores, MachinesStep.NO_CORES),
+    ):
+        if not given:
+            raise _refused(on_step, step, f"no host for the {what} of {stem}")
+
+
+def _paths(stem: str, machines_file: str | None, threads_file: str | None, on_step: OnStep) -> list[str]:
+    """The files to write; of a name that was given and is empty it is said that the job's own is taken."""
+    chosen = []
+    for step, silent, given, usual in (
+        (MachinesStep.MACHINES_FILE, MachinesStep.NO_MACHINES_FILE, machines_file, f"{stem}.machines"),
+        (MachinesStep.THREADS_FILE, MachinesStep.NO_THREADS_FILE, threads_file, f"{stem}.threads"),
+    ):
+        if given == "":
+            on_step(silent, usual)
+        chosen.append(given or usual)
+        on_step(step, chosen[-1])
+    return chosen
+
+
+def _usable(
+    cores: Sequence[tuple[str, int]], manager: str, on_step: OnStep
+) -> tuple[list[tuple[str, int]], list[str]]:
+    """Cores with the threads that are theirs, where there is one; and warnings of the others."""
+    used, warnings = [], []
     for host, threads in cores:
         own = threads - 1 if host == manager else threads
-        if host in dropped:
-            continue
         if own < 1:
             warnings.append(f"{host} has no thread left for a core")
             on_step(MachinesStep.FEW_THREADS, warnings[-1])
         else:
             used.append((host, own))
-    if not used:
-        raise _refused(on_step, MachinesStep.NO_CORES, f"no core is left for {stem}")
-    machines = Machines.of(manager, list(datastreams), [host for host, _ in used])
-    counts = Threads(tuple(threads for _, threads in used))
-    for path, content, done, failed in (
-        (chosen[0], machines, MachinesStep.MACHINES_WRITTEN, MachinesStep.MACHINES_NOT_WRITTEN),
-        (chosen[1], counts, MachinesStep.THREADS_WRITTEN, MachinesStep.THREADS_NOT_WRITTEN),
-    ):
-        try:
-            files.send(path, content.text().encode())
-        except FormatError as error:  # as for a name that is no host's
-            raise _refused(on_step, failed, str(error)) from error
-        except OSError as error:
-            on_step(failed, f"{path}: {error.strerror}")
-            raise
-        on_step(done, path)
-    on_step(MachinesStep.ENDED, "")
-    return MachinesReport(
-        chosen[0], chosen[1], tuple(machines.hosts), counts.threads, tuple(dropped.items()), tuple(warnings)
-    )
+    return used, warnings
+
+
+def _write(
+    files: Files,
+    path: str,
+    content: Machines | Threads,
+    written: MachinesStep,
+    failed: MachinesStep,
+    on_step: OnStep,
+) -> None:
+    try:
+        files.send(path, content.text().encode())
+    except FormatError as error:  # as for a name that is no host's
+        raise _refused(on_step, failed, str(error)) from error
+    except OSError as error:
+        on_step(failed, f"{path}: {error.strerror}")
+        raise
+    on_step(written, path)
 
 
 def read_machines(job: str, datastreams: int, files: Files) -> tuple[str, list[str], list[tuple[str, int]]]:

@@ -1,7 +1,7 @@
 """The files of one job: their names, and writing them all or none.
 
 <name>.<8 letters>.<suffix>.sbatch   what is submitted (.qsub, .sge, .job)
-....<suffix>.script                  the command
+....<suffix>.script                  the command; a function has one only if there are modules to load
 ....<suffix>.out .err                its output; of an array one for each task, .out.0 and so on
 ....<suffix>.log                     what the batch system itself has to say (PBS, Grid Engine)
 ....<suffix>.end                     when it began and how it ended, written by the job itself

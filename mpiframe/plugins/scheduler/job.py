@@ -134,7 +134,8 @@ class Job:
         Raises OptionError.
         """
         contents = self._prepare()[2]
-        return {path: contents[path].decode() for path in (self.files.submission, self.files.script)}
+        scripts = (self.files.submission, self.files.script)
+        return {path: contents[path].decode() for path in scripts if path in contents}
 
     def submit(self) -> Job:
         """Write the scripts and submit them; the job itself. Raises SubmitError, SchedulerDown.
@@ -190,15 +191,16 @@ class Job:
             clean_files=self.options.clean_files,
             clean_outputs=self.options.clean_outputs,
         )
-        command = script.function_command(named) if self._call is not None else self._command
-        text = script.submission_text(self.queue.backend.dialect, submission, named, waits)
-        contents = {
-            named.submission: text.encode(),
-            named.script: script.command_text(command, self.options).encode(),
-        }
+        contents = {}
+        command = self._command
         if self._call is not None:
+            command = script.function_command(named)
             contents[named.function_in] = self._call
-        return submission, record, contents
+        if self._call is None or self.options.modules:
+            contents[named.script] = script.command_text(command, self.options).encode()
+            command = script.script_command(named)
+        text = script.submission_text(self.queue.backend.dialect, submission, named, command, waits)
+        return submission, record, {named.submission: text.encode(), **contents}
 
     # -- watching --------------------------------------------------------------------------------
 

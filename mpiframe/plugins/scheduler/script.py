@@ -26,7 +26,7 @@ printf 'begin %(%s)T %s\\n' -1 "$HOSTNAME" >"$end" || exit 1
 {checks}cd -- {folder} || ended 1
 # With a trap the shell outlives the signal that ends the command, and can say what came of it.
 trap : TERM INT
-/bin/bash {script}
+{run}
 ended $?
 """
 
@@ -49,9 +49,9 @@ fi
 
 
 def submission_text(
-    dialect: Dialect, job: Submission, files: JobFiles, depends: Sequence[Dependency] = ()
+    dialect: Dialect, job: Submission, files: JobFiles, run: str, depends: Sequence[Dependency] = ()
 ) -> str:
-    """The script that is submitted: directives, then the command with a record of its end."""
+    """The script that is submitted: directives, then a command, `run`, with a record of its end."""
     header = [f"{dialect.prefix} {line}" for line in dialect.header(job)]
     for line in header:
         if not line.isprintable():  # a line break would be a directive, or a command, of its own
@@ -65,7 +65,7 @@ def submission_text(
         redirect=redirect if dialect.redirects else "",
         checks="".join(_check(one) for one in depends) if dialect.checks_dependencies else "",
         folder=shlex.quote(job.folder),
-        script=shlex.quote(files.script),
+        run=run,
     )
     return "\n".join(["#!/bin/bash", *header, "# Written by mpiframe.", body])
 
@@ -105,7 +105,12 @@ def command_text(command: str, options: Options) -> str:
 def function_command(files: JobFiles) -> str:
     """The command that calls the function in `function_in`, with this interpreter."""
     words = [sys.executable, os.path.abspath(run_function.__file__), files.function_in, files.function_out]
-    return "exec " + shlex.join(words)
+    return shlex.join(words)
+
+
+def script_command(files: JobFiles) -> str:
+    """The command that runs the script of a command."""
+    return shlex.join(["/bin/bash", files.script])
 
 
 def _mpiexec() -> str:

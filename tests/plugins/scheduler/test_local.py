@@ -231,3 +231,17 @@ def test_output_that_cannot_be_opened_is_a_failed_job(queue: Queue, room: Path) 
     assert queue.wait([blocker, job], SECONDS)
     assert job.state is State.FAILED
     assert "could not be started" in job.statuses[0].reason
+
+
+def test_modules_are_loaded_first(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a command and for a function, and one that cannot be loaded fails the job."""
+    # A shell function in the environment, as a site's own `module` is.
+    monkeypatch.setenv("BASH_FUNC_module%%", '() { [ "$2" != nope ] && export LOADED="${LOADED-}$2"; }')
+    command = Job('echo "$LOADED"', queue=queue, modules=["gcc", "fftw"]).submit()
+    function = Job(os.getenv, ["LOADED"], queue=queue, modules=["gcc"]).submit()
+    failed = Job(os.getenv, ["LOADED"], queue=queue, modules=["nope"]).submit()
+    assert command.get(SECONDS) == (0, "gccfftw\n", "")
+    assert function.result(SECONDS) == "gcc"
+    assert failed.get(SECONDS)[0] == 1
+    without = Job(os.getenv, ["LOADED"], queue=queue)
+    assert list(without.texts()) == [without.files.submission]

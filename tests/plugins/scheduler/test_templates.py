@@ -7,7 +7,13 @@ on the second node by Slurm instead of ssh. tests/faults/test_host_templates.py 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import pty
+import re
+import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,7 +24,7 @@ import pytest
 
 from tests.faults.test_hosts import vendor_of
 from tests.plugins.scheduler.torque_wrappers import put_on_path
-from tests.templates import choose, command_of, fill_in
+from tests.templates import ROOT, choose, command_of, fill_in, text_of
 
 SECONDS = 100.0
 ENDS_WITH = 7  # the script, if nobody interrupts it
@@ -65,8 +71,7 @@ def fill(room: Path, python: Any) -> Callable[..., str]:
     def fill(name: str, changes: dict[str, str], arguments: str = "--its-own-option") -> str:
         changes = dict(changes)
         # The command that is left, as it is or with a change of its own, is the one that gets the arguments.
-        command = command_of(name)
-        changes.setdefault(command, command)
+        changes.setdefault(command_of(name), command_of(name))
         changed = {old: new.replace("--its-own-option", arguments) for old, new in changes.items()}
         return str(fill_in(name, room, python.executable, changed))
 
@@ -105,6 +110,40 @@ def grid_engine_end(number: str) -> str:
                 return line.split()[1]
         time.sleep(0.1)
     raise AssertionError(f"job {number} does not end")
+
+
+def at_a_terminal(argv: list[str], line: str, answer: str) -> str:
+    """Type a line at a prompt, until the answer is on the screen; then leave. What was on the screen."""
+    pid, terminal = pty.fork()
+    if not pid:
+        try:
+            os.execvp(argv[0], argv)
+        finally:
+            os._exit(127)
+    screen, typed = "", False
+    deadline = time.monotonic() + SECONDS
+    try:
+        while answer not in screen.replace(line, ""):
+            ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, f"no answer came: {screen}"
+            try:
+                screen += os.read(terminal, 4096).decode(errors="replace")
+            except OSError:  # so a terminal says that nobody is there any more
+                raise AssertionError(f"it ended: {screen}") from None
+            if not typed and ("In [1]" in screen or ">>> " in screen):
+                os.write(terminal, line.encode() + b"\r")
+                typed = True
+        os.write(terminal, b"exit()\r")
+        with contextlib.suppress(OSError):
+            while select.select([terminal], [], [], SECONDS)[0] and os.read(terminal, 4096):
+                pass
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        os.close(terminal)
+        os.waitpid(pid, 0)
+    return screen
 
 
 def await_file(path: Path) -> None:
@@ -236,12 +275,103 @@ def test_pbs_job_warns_itself(pbs: None, room: Path, fill: Callable[..., str]) -
     assert said(room).count("saved") == 1
 
 
+# -- a world to attach to ---------------------------------------------------------------------------
+
+ATTACH = """
+import mpiframe
+with mpiframe.attach("survey") as client:
+    print(len(client.servers), client.submit(pow, 2, 5, target=2).result())
+"""
+
+
+@pytest.fixture
+def worlds(room: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's worlds are, for its jobs too."""
+    monkeypatch.setenv("MPIFRAME_WORLDS", str(room.parent / "w"))
+    return room.parent / "w"
+
+
+def await_world(worlds: Path, room: Path) -> None:
+    """Until it can be attached to, as its card says."""
+    deadline = time.monotonic() + SECONDS
+    card = worlds / "survey" / "card"
+    while not (card.exists() and json.loads(card.read_text())["ready"]):
+        assert time.monotonic() < deadline, f"there is no world to attach to: {said(room)}"
+        time.sleep(0.05)
+
+
+def mpiframe(python: Any, *words: str) -> str:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    argv = [python.executable, *words]
+    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=SECONDS, check=True).stdout
+
+
+def test_slurm_leaves_a_world(
+    slurm: Any,
+    room: Path,
+    worlds: Path,
+    python: Any,
+    fill: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changes = SIX_TASKS | choose("slurm", "exec mpiframe start")
+    number = call("sbatch", "--parsable", fill("slurm", changes)).strip()
+    await_world(worlds, room)
+    # As the template says: a prompt in the job, at a terminal.
+    (line,) = re.findall(r"srun --jobid=NUMBER .* mpiframe attach survey", text_of("slurm"))
+    programs = [str(room / "bin"), str(Path(python.executable).parent)]
+    monkeypatch.setenv("PATH", os.pathsep.join([*programs, os.environ["PATH"]]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    screen = at_a_terminal(
+        line.replace("NUMBER", number).split(), "print(len(client.servers), 2 ** 21)", "5 2097152"
+    )
+    assert "5 2097152" in screen
+    assert "survey" in mpiframe(python, "-m", "mpiframe", "list")
+    mpiframe(python, "-m", "mpiframe", "stop", "survey")
+    assert slurm_end(number)["ExitCode"] == "0:0", said(room)
+
+
+def test_slurm_ends_a_world_before_the_time_is_over(
+    slurm: Any, room: Path, worlds: Path, python: Any, fill: Callable[..., str]
+) -> None:
+    changes = SIX_TASKS | SOON | TO_MPIFRAME | choose("slurm", "exec mpiframe start")
+    number = call("sbatch", "--parsable", fill("slurm", changes)).strip()
+    await_world(worlds, room)
+    assert mpiframe(python, "-c", ATTACH) == "5 32\n"
+    assert slurm_end(number)["ExitCode"] == "130:0", said(room)
+    assert mpiframe(python, "-m", "mpiframe", "list") == "no world runs here\n"
+
+
+def test_grid_engine_leaves_a_world(
+    sge: Any, room: Path, worlds: Path, python: Any, fill: Callable[..., str]
+) -> None:
+    changes = (
+        FOUR_SLOTS | choose("sge", "run=(mpiframe start") | {"#$ -cwd": "#$ -cwd\n#$ -v MPIFRAME_WORLDS"}
+    )
+    number = call("qsub", "-terse", fill("sge", changes)).strip()
+    await_world(worlds, room)
+    assert mpiframe(python, "-c", ATTACH) == "3 32\n"
+    mpiframe(python, "-m", "mpiframe", "stop", "survey")
+    assert grid_engine_end(number) == "0", said(room)
+
+
+def test_pbs_leaves_a_world(
+    pbs: None, room: Path, worlds: Path, python: Any, fill: Callable[..., str]
+) -> None:
+    number = call("qsub", fill("pbs", OF_PBS | choose("pbs", "run=(mpiframe start"))).split(".")[0].strip()
+    await_world(worlds, room)
+    assert mpiframe(python, "-c", ATTACH) == "5 32\n"
+    call("qdel", number)
+    assert slurm_end(number)["JobState"] == "CANCELLED"
+    assert mpiframe(python, "-m", "mpiframe", "list").startswith("no world runs here")
+
+
 # -- all --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "words"), [("slurm", "Slurm"), ("pbs", "PBS"), ("sge", "Grid Engine")])
 def test_outside_of_a_job_it_says_what_to_do(name: str, words: str) -> None:
-    path = Path(__file__).parents[3] / "launch" / f"{name}.sh"
+    path = ROOT / "launch" / f"{name}.sh"
     batch = ("SLURM_", "PBS_", "PE_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(batch)}
     done = subprocess.run(

@@ -89,65 +89,58 @@ class JobDescription:
     def to_adl(self, delegation: str = "") -> str:
         """As ADL; `delegation` is the id of one, for interface 1.0, which wants it in here."""
         root = tree.Element("ActivityDescription", {"xmlns": _ADL, "xmlns:nordugrid-adl": _NORDUGRID})
+        _add(_add(root, "ActivityIdentification"), "Name", self.name)
+        self._add_application(_add(root, "Application"))
+        self._add_resources(_add(root, "Resources"))
+        self._add_staging(_add(root, "DataStaging"), delegation)
+        return tree.tostring(root, encoding="unicode")
 
-        def add(parent: tree.Element, tag: str, value: object = None) -> tree.Element:
-            element = tree.SubElement(parent, tag)
-            if value is not None:
-                element.text = _xml_text(str(value))
-            return element
-
-        add(add(root, "ActivityIdentification"), "Name", self.name)
-        application = add(root, "Application")
-        executable = add(application, "Executable")
-        add(executable, "Path", self.executable)
+    def _add_application(self, application: tree.Element) -> None:
+        executable = _add(application, "Executable")
+        _add(executable, "Path", self.executable)
         for argument in self.arguments:
-            add(executable, "Argument", argument)
+            _add(executable, "Argument", argument)
         for tag, name in (("Input", self.stdin), ("Output", self.stdout), ("Error", self.stderr)):
             if name:
-                add(application, tag, name)
+                _add(application, tag, name)
         for variable, value in self.environment.items():
-            option = add(application, "Environment")
-            add(option, "Name", variable)
-            add(option, "Value", value)
-        resources = add(root, "Resources")
+            option = _add(application, "Environment")
+            _add(option, "Name", variable)
+            _add(option, "Value", value)
+
+    def _add_resources(self, resources: tree.Element) -> None:
         for environment in self.runtime_environments:
             name, dash, version = environment.rpartition("-")
-            runtime = add(resources, "RuntimeEnvironment")
-            add(runtime, "Name", name if dash else environment)
+            runtime = _add(resources, "RuntimeEnvironment")
+            _add(runtime, "Name", name if dash else environment)
             if dash:
-                add(runtime, "Version", version)
+                _add(runtime, "Version", version)
         if self.memory_bytes is not None:
-            add(resources, "IndividualPhysicalMemory", self.memory_bytes)
+            _add(resources, "IndividualPhysicalMemory", self.memory_bytes)
         if self.cpu_seconds is not None:
-            add(resources, "TotalCPUTime", self.cpu_seconds)
+            _add(resources, "TotalCPUTime", self.cpu_seconds)
         if self.wall_seconds is not None:
-            add(resources, "WallTime", self.wall_seconds)
+            _add(resources, "WallTime", self.wall_seconds)
         if self.slots != 1:
-            add(add(resources, "SlotRequirement"), "NumberOfSlots", self.slots)
+            _add(_add(resources, "SlotRequirement"), "NumberOfSlots", self.slots)
         if self.queue:
-            add(resources, "QueueName", self.queue)
-        staging = add(root, "DataStaging")
+            _add(resources, "QueueName", self.queue)
+
+    def _add_staging(self, staging: tree.Element, delegation: str) -> None:
         if delegation:
-            add(staging, "nordugrid-adl:DelegationID", delegation)
+            _add(staging, "nordugrid-adl:DelegationID", delegation)
         for name, source in self.inputs.items():
-            file = add(staging, "InputFile")
-            add(file, "Name", name)
+            file = _add(staging, "InputFile")
+            _add(file, "Name", name)
             if is_url(source):
-                place = add(file, "Source")
-                add(place, "URI", source)
-                if delegation:
-                    add(place, "DelegationID", delegation)
+                _add_place(file, "Source", source, delegation)
             if self._is_executable(name):
-                add(file, "IsExecutable", "true")
+                _add(file, "IsExecutable", "true")
         for name, target in self._all_outputs().items():
-            file = add(staging, "OutputFile")
-            add(file, "Name", name)
+            file = _add(staging, "OutputFile")
+            _add(file, "Name", name)
             if target:
-                place = add(file, "Target")
-                add(place, "URI", target)
-                if delegation:
-                    add(place, "DelegationID", delegation)
-        return tree.tostring(root, encoding="unicode")
+                _add_place(file, "Target", target, delegation)
 
     def to_xrsl(self, delegation: str = "") -> str:
         """As xRSL; CPU and wall times in seconds, memory in MB as that wants it."""
@@ -192,6 +185,21 @@ def _quoted(text: str) -> str:
     if "\0" in text:
         raise DescriptionError(f"a text with a zero in it cannot be sent: {text!r}")
     return '"' + text.replace('"', '""') + '"'
+
+
+def _add(parent: tree.Element, tag: str, value: object = None) -> tree.Element:
+    element = tree.SubElement(parent, tag)
+    if value is not None:
+        element.text = _xml_text(str(value))
+    return element
+
+
+def _add_place(file: tree.Element, tag: str, address: object, delegation: str) -> None:
+    """Where the element reads or writes a file itself, and in whose name."""
+    place = _add(file, tag)
+    _add(place, "URI", address)
+    if delegation:
+        _add(place, "DelegationID", delegation)
 
 
 def _xml_text(text: str) -> str:
