@@ -271,7 +271,7 @@ class Session:
             read(data)
             if len(data) > LONGEST_MESSAGE:
                 raise MessageError(f"{len(data)} bytes; DiFX reads no more than {LONGEST_MESSAGE}")
-            self.gateway.sender(self._group).send_raw(data)
+            self.gateway.multicast(self._group, data)
         except MessageError as error:
             self.warn(f"the message was not sent: {error}")
 
@@ -331,7 +331,7 @@ class Session:
 
     def _multicast(self, message: Message) -> None:
         try:
-            self.gateway.sender(self._group).send_raw(message.write())
+            self.gateway.multicast(self._group, message.write())
         except MessageError as error:
             self.warn(f"the message was not sent: {error}")
 
