@@ -629,7 +629,8 @@ def test_random_packets_and_mutated_commands_do_no_harm(
     xml = [one.data for one in seeds if one.id == Id.COMMAND]
     others = [one for one in seeds if one.id != Id.COMMAND]
     assert settled(lambda: gateway.clients, 0)
-    gateway.sender()  # is kept, once it was used
+    gateway.sender()  # these two are kept, once they were used
+    gateway.jobs._heard_by()
     at_first, memory = handles(), 0.0
     kinds = [int(one) for one in Id if one not in (Id.COMMAND, Id.TOKEN)]
     while taken[False] < packets or taken[True] < commands:
@@ -658,7 +659,7 @@ def test_random_packets_and_mutated_commands_do_no_harm(
     assert good.version()
     good.close()
     assert settled(lambda: gateway.clients, 0), under_way(gateway)
-    assert settled(handles, at_first), (handles(), at_first)
+    assert settled(handles, at_first), (handles(), at_first, gateway._relays)
     assert resident_mib() < memory + 64
     assert [one.getMessage() for one in caplog.records if one.exc_info] == []  # nothing unforeseen was raised
     assert (tmp_path / "secret").read_text() == "not for clients"
