@@ -95,7 +95,7 @@ class Gateway:
         self._sessions: dict[Session, asyncio.Task[None]] = {}
         self._transports: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         self._relays: dict[Group, _Relay] = {}
-        self._senders: dict[Group, Sender] = {}
+        self._sender: Sender | None = None
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         # Each program that runs, and each file that is waited for, takes one.
@@ -226,12 +226,19 @@ class Gateway:
                 self._relays[group] = _Relay(group, self._loop)
             self._relays[group].sessions.add(session)
 
-    def sender(self, group: Group | None = None) -> Sender:
-        """Sends to a group, or to that of the options. Raises MessageError."""
-        group = group or self.options.group
-        if group not in self._senders:
-            self._senders[group] = Sender(group)
-        return self._senders[group]
+    def sender(self) -> Sender:
+        """Sends to the group of the options. Raises MessageError."""
+        if self._sender is None:
+            self._sender = Sender(self.options.group)
+        return self._sender
+
+    def multicast(self, group: Group, data: bytes) -> None:
+        """Send a message to a group. Raises MessageError."""
+        if group == self.options.group:
+            self.sender().send_raw(data)
+            return
+        with Sender(group) as sender:  # not kept: a client may name any number of groups
+            sender.send_raw(data)
 
     async def _close(self) -> None:
         if self._server is not None:
@@ -257,8 +264,8 @@ class Gateway:
         await self._turns()  # in which the transports end
         for relay in self._relays.values():
             relay.close()
-        for sender in self._senders.values():
-            sender.close()
+        if self._sender is not None:
+            self._sender.close()
 
     async def _turns(self) -> None:
         """A few turns of the loop: what asyncio has put off is done, and what that puts off."""

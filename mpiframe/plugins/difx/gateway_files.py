@@ -64,9 +64,8 @@ def operate(session: Session, body: FileOperation) -> None:
             Id.ERROR, f"{body.operation[:40]!r} is no file operation; there are ls, {', '.join(operations)}"
         )
         return
-    session.changes = (
-        session.begin(_change(session, session.changes, body.operation, operation)) or session.changes
-    )
+    change = _change(session, session.changes, body.operation, operation)
+    session.changes = session.begin(change, kept=True) or session.changes
 
 
 async def _change(

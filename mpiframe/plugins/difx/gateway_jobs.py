@@ -7,7 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from mpiframe.errors import MpiframeError
-from mpiframe.plugins.difx.gateway_channels import Channel, send_framed
+from mpiframe.plugins.difx.gateway_channels import Channel, kept, send_framed
 from mpiframe.plugins.difx.gateway_runs import Refused, encoded, one_of, version_of
 from mpiframe.plugins.difx.job_events import JobEvent, JobStep
 from mpiframe.plugins.difx.jobs import JobOptions
@@ -52,12 +52,13 @@ async def start(session: Session, channel: Channel, body: Start) -> None:
     teller = Teller(session, channel)
     try:
         options = _options(session, body)
-        run = await asyncio.to_thread(
+        starting = asyncio.to_thread(
             session.gateway.jobs.start,
             body.input,
             options,
             lambda event: loop.call_soon_threadsafe(teller.tell, event),
         )
+        run = await kept(starting, lambda _: None)  # also if the client goes at once
     except (OSError, ValueError, MpiframeError) as error:
         session.say(Id.ERROR, f"{body.input}: {error}")
         for step in (JobStep.STARTED, JobStep.CHECKING, JobStep.TERMINATED):

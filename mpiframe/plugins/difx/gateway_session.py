@@ -118,6 +118,7 @@ class Session:
         self._selection: frozenset[str] | None = None
         self._group = gateway.options.group
         self._tasks: set[asyncio.Task[None]] = set()
+        self._kept: set[asyncio.Task[None]] = set()
         self.needs_token = gateway.options.token is not None and host != ""
 
     # -- its life --
@@ -126,8 +127,10 @@ class Session:
         """Serve the client until it goes, or sends what is no packet."""
         try:
             await self._serve()
-            if self.changes is not None:  # a client may ask for them, and go
-                await asyncio.wait([self.changes])
+            # A client may ask for something and go: what has just come is begun, what has no reply is done.
+            await asyncio.sleep(0)
+            if self._kept:
+                await asyncio.wait(set(self._kept))
         finally:
             await self._end()
 
@@ -271,7 +274,7 @@ class Session:
             read(data)
             if len(data) > LONGEST_MESSAGE:
                 raise MessageError(f"{len(data)} bytes; DiFX reads no more than {LONGEST_MESSAGE}")
-            self.gateway.sender(self._group).send_raw(data)
+            self.gateway.multicast(self._group, data)
         except MessageError as error:
             self.warn(f"the message was not sent: {error}")
 
@@ -321,7 +324,7 @@ class Session:
         elif isinstance(body, FileOperation):
             gateway_files.operate(self, body)
         elif isinstance(body, Stop):
-            self.begin(gateway_jobs.stop(self, body))
+            self.begin(gateway_jobs.stop(self, body), kept=True)
         elif isinstance(body, Command):
             self._multicast(message)
         else:
@@ -331,7 +334,7 @@ class Session:
 
     def _multicast(self, message: Message) -> None:
         try:
-            self.gateway.sender(self._group).send_raw(message.write())
+            self.gateway.multicast(self._group, message.write())
         except MessageError as error:
             self.warn(f"the message was not sent: {error}")
 
@@ -384,15 +387,19 @@ class Session:
             inbox.close()
             self._forget_inbox(port, inbox)
 
-    def begin(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
-        """Run something beside all else, until the client goes; None where it has too much under way."""
+    def begin(self, what: Coroutine[Any, Any, None], kept: bool = False) -> asyncio.Task[None] | None:
+        """Run something beside all else, until the client goes; None where it has too much under way.
+
+        kept: to its end, also when the client goes.
+        """
         if len(self._tasks) >= _MOST_COMMANDS:
             what.close()
             self.warn(f"{_MOST_COMMANDS} commands are under way, this one was not carried out")
             return None
         task = asyncio.get_running_loop().create_task(self._guarded(what))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        for tasks in (self._tasks, self._kept)[: 1 + kept]:
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
         task.add_done_callback(lambda _: what.close())  # which was not begun, if the client went at once
         return task
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mpiframe.plugins.difx.multicast import Group
 from mpiframe.plugins.difx.protocol import Id
 from mpiframe.plugins.difx.versions import Versions
 from tests.plugins.difx.peers import SECONDS, connected
+from tests.plugins.difx.snippets.here import processes, until
 
 TASKS = (DiFXls, DiFXFileTransfer, DiFXJobStatus, DiFXvex2difx, DiFXJobControl)
 
@@ -113,6 +115,40 @@ def test_jobs_in_the_codes_forms(difx: DiFXControl.Client, job: Path, experiment
     kept.start()
     assert kept.finalMessage() == kept.RUN_DIFX_JOB_TERMINATED
     assert "Deleting previous output" not in said
+
+
+def test_what_was_asked_for_is_done_though_the_client_goes_at_once(
+    gateway: Gateway, difx: DiFXControl.Client, job: Path
+) -> None:
+    """A job is started, and another client has it stopped; neither waits for anything."""
+    assert difx.sock is not None
+    (job / "tiny_1.machines").write_text("localhost\n" * 4)
+    (job / "tiny_1.stand_in").write_text("slow")
+    path = f"{job}/tiny_1.input"
+    watching = DiFXJobControl.Client(difx)
+    ended = threading.Event()
+    running = threading.Event()
+
+    def heard(text: str) -> None:
+        message: Any = DiFXControl.parseXML(text)
+        if message.typeStr == "DifxStatusMessage":
+            (ended if message.state == "Terminated" else running).set()
+
+    watching.addRelayCallback(heard)
+    watching.relayPackets()
+    watching.version("STAND-IN")
+    for what, done in (("start", running), ("stop", ended)):
+        client = DiFXJobControl.Client()
+        client.connect(difx.sock.getpeername())
+        client.channelData(True)
+        client.inputFile(path)
+        client.setHeadNode("localhost")
+        client.addDataSource("localhost")
+        client.addProcessor("localhost", 2)
+        client.start(False) if what == "start" else client.stop()
+        client.close()
+        assert done.wait(SECONDS), what
+    until(lambda: not processes(Path(path)))
 
 
 @pytest.mark.parametrize("form", [lambda heard: lambda code: heard.append(code), lambda heard: heard.clear])

@@ -27,6 +27,8 @@ from mpiframe.plugins.difx.gateway import Gateway, GatewayError, GatewayOptions
 from mpiframe.plugins.difx.gateway_channels import Outgoing
 from mpiframe.plugins.difx.gateway_peers import owner_of_peer
 from mpiframe.plugins.difx.gateway_session import Session
+from mpiframe.plugins.difx.messages import Message
+from mpiframe.plugins.difx.messages_bodies import Info
 from mpiframe.plugins.difx.multicast import Group
 from mpiframe.plugins.difx.protocol import (
     LONGEST_PACKET,
@@ -248,6 +250,19 @@ def test_packets_of_no_use_are_ignored_or_warned_of(opened: Opened) -> None:
     peer.command("DifxFileOperation", "<operation>ls</operation><path>/</path>")
     assert b"<port>" in peer.until(lambda one: one.id == Id.WARNING).data
     assert peer.version()
+
+
+def test_groups_that_a_client_names_are_not_kept(opened: Opened) -> None:
+    _, port = opened()
+    peer = Peer(port)
+    peer.version()
+    before = handles()
+    for number in range(1, 100):
+        peer.send(Id.MULTICAST_SETTINGS, f"239.1.2.{number}\n50777".encode())
+        peer.send(Id.RELAY, write_int(1))
+        peer.send(Id.RELAY_COMMAND, Message(Info("to each of them")).write())
+        peer.version()
+    assert handles() <= before + 2  # the group that it hears now, and its own sender
 
 
 def test_200_clients_at_once_are_served_and_more_than_allowed_refused(opened: Opened, root: Path) -> None:
@@ -614,6 +629,8 @@ def test_random_packets_and_mutated_commands_do_no_harm(
     xml = [one.data for one in seeds if one.id == Id.COMMAND]
     others = [one for one in seeds if one.id != Id.COMMAND]
     assert settled(lambda: gateway.clients, 0)
+    gateway.sender()  # these two are kept, once they were used
+    gateway.jobs._heard_by()
     at_first, memory = handles(), 0.0
     kinds = [int(one) for one in Id if one not in (Id.COMMAND, Id.TOKEN)]
     while taken[False] < packets or taken[True] < commands:
@@ -642,7 +659,7 @@ def test_random_packets_and_mutated_commands_do_no_harm(
     assert good.version()
     good.close()
     assert settled(lambda: gateway.clients, 0), under_way(gateway)
-    assert settled(handles, at_first), (handles(), at_first)
+    assert settled(handles, at_first), (handles(), at_first, gateway._relays)
     assert resident_mib() < memory + 64
     assert [one.getMessage() for one in caplog.records if one.exc_info] == []  # nothing unforeseen was raised
     assert (tmp_path / "secret").read_text() == "not for clients"
