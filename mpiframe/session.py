@@ -162,7 +162,7 @@ class Session(Verbs):
             self._loop.wait(lambda: self._loop.open == 0)
             for action in self._before_end:
                 action()
-            self._loop.wait(lambda: self._loop.others_open == 0, self._world.config.grace)
+            self._loop.wait(lambda: not self._held(), self._world.config.stop_timeout)
         except KeyboardInterrupt:
             self.abandon()
             raise

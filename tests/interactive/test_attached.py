@@ -114,20 +114,26 @@ def test_what_commands_print_comes_live(shared: HubWorld, capsys: pytest.Capture
 
 def test_cancel_and_interrupt(shared: HubWorld) -> None:
     client = shared.attach()
-    long = "__import__('time').sleep(60)"
+    begun = shared.folder / "begun"
+    long = f"open({str(begun)!r}, 'w').close(); __import__('time').sleep(60)"
     running, queued = client.push(long, 1), client.push(long, 1)
-    until(lambda: client.servers[0].running == running)
+    until(begun.exists)
+    assert client.servers[0].running == running
     assert client.cancel(queued)
     client.interrupt(1)
     first, second = client.get([running, queued], timeout=LIMIT)
     assert first.status == "failed"
     assert "KeyboardInterrupt" in str(first.error)
     assert isinstance(second.error, CommandCancelled)
-    future = client.submit(long, target=2)
-    assert client.submit(long, target=2).cancel()
+    begun.unlink()
+    future, behind = client.submit(long, target=2), client.submit(long, target=2)
+    until(begun.exists)
+    assert behind.cancel()
+    assert not future.cancel()
     assert client.cancel(future)
     with pytest.raises(concurrent.futures.CancelledError):
         future.result(LIMIT)
+    until(lambda: client.servers[1].state == "idle")
     client.interrupt()
 
 
