@@ -202,7 +202,7 @@ class AttachedLoop:
         elif op == "log":
             self._hearing.hear(header["server"], (Up.LOG, header["id"], header["fields"]), ())
         elif op == "gone":
-            self._farewell = self._broken(header["why"])
+            self._farewell = header["why"] if header["ended"] else self._broken(header["why"])
 
     def _answered(self, header: dict[str, Any], buffers: list[Any]) -> None:
         request = self._waiting.pop(header["id"], None)

@@ -141,7 +141,7 @@ class Hub:
         if self._over.is_set():
             return
         world = f"the world {self.name!r}" if self.name else "the world"
-        self.sessions.end(why or f"{world} has ended")
+        self.sessions.end(why or f"{world} has ended, and with it what was pushed to it")
         self._over.set()
         if self._thread.ident is not None:
             self._wake()
@@ -410,7 +410,8 @@ class Hub:
             self._see_off(old.attached)
         before = self.sessions.enter(attached, **words)
         if before is not None:
-            before.stream.send({"op": "gone", "why": "its session was taken over by another process"})
+            why = "the session was taken over by another process"
+            before.stream.send({"op": "gone", "why": why, "ended": False})
             self._drop(before, "taken over")
         config = self.client._world.config
         session = attached.session

@@ -461,4 +461,4 @@ class Sessions:
     def end(self, why: str) -> None:
         """The world ends."""
         for attached in self.attached():
-            attached.stream.send({"op": "gone", "why": why})
+            attached.stream.send({"op": "gone", "why": why, "ended": True})
