@@ -19,8 +19,10 @@ Nothing here imports MPI until rank 0 does.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
+import signal
 from typing import Any
 
 from mpiframe import launcher
@@ -109,17 +111,27 @@ def interact(client: Any, name: str | None = None, plain: bool = False) -> int:
         if not is_terminal(0):
             from mpiframe.shell import plain as prompt
 
+            heed_ctrl_c()
             return prompt.read(client)
+        # What loads now is not to be interrupted; the prompt is shown in a moment.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         if plain or importlib.util.find_spec("IPython") is None:
             from mpiframe.shell import plain as prompt
 
-            return prompt.interact(client, banner(client, name))
+            return prompt.interact(client, banner(client, name), heed_ctrl_c)
         from mpiframe.shell import ipython
 
-        return ipython.interact(client, banner(client, name))
+        return ipython.interact(client, banner(client, name), heed_ctrl_c)
     finally:
+        heed_ctrl_c()
         if at_prompt is not None:
             client.at_prompt = at_prompt
+
+
+def heed_ctrl_c() -> None:
+    """Have SIGINT again; a press that had to wait has nothing to interrupt."""
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def _in_ipython(client: Any) -> bool:

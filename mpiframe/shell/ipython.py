@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from IPython.terminal.interactiveshell import TerminalInteractiveShell
@@ -119,8 +120,8 @@ def _settings() -> Config:
     return settings
 
 
-def interact(client: Any, banner: str) -> int:
-    """A prompt in the terminal, until its end; the exit status."""
+def interact(client: Any, banner: str, ready: Callable[[], None]) -> int:
+    """A prompt in the terminal, until its end; the exit status. `ready` is called just before it shows."""
     import mpiframe
 
     before = sys.modules["__main__"]
@@ -134,6 +135,7 @@ def interact(client: Any, banner: str) -> int:
             _without_suspend(shell)
         print(banner, end="", flush=True)
         with _signals_kept():
+            ready()
             app.start()
         return 0
     finally:

@@ -128,8 +128,8 @@ class Prompt(code.InteractiveInterpreter):
         super().showsyntaxerror(*args, **options)
 
 
-def interact(client: Any, banner: str) -> int:
-    """A prompt in the terminal, until its end; the exit status."""
+def interact(client: Any, banner: str, ready: Callable[[], None]) -> int:
+    """A prompt in the terminal, until its end; the exit status. `ready` is called just before it shows."""
     print(banner, end="", flush=True)
     magics = Magics(client)
     with main_module(client) as names, contextlib.ExitStack() as stack:
@@ -137,23 +137,25 @@ def interact(client: Any, banner: str) -> int:
         read = _reader(stack, names, magics)
         _display_by(stack, prompt)
         vars(builtins).setdefault("exit", _Exit())
+        ready()
         while True:
             try:
-                line = read(prompt.prompt)
-            except EOFError:
-                print()
-                return 0
+                return _converse(prompt, read)
             except KeyboardInterrupt:
                 print("\nKeyboardInterrupt")
                 prompt.drop()
-                continue
-            try:
-                prompt.feed(line)
-            except SystemExit as leaving:
-                return _status(leaving)
-            except KeyboardInterrupt:  # between two commands
-                print("\nKeyboardInterrupt")
-                prompt.drop()
+
+
+def _converse(prompt: Prompt, read: Callable[[str], str]) -> int:
+    """Lines, one after the other; the exit status. Raises KeyboardInterrupt where no command ran."""
+    try:
+        while True:
+            prompt.feed(read(prompt.prompt))
+    except EOFError:
+        print()
+        return 0
+    except SystemExit as leaving:
+        return _status(leaving)
 
 
 def read(client: Any) -> int:

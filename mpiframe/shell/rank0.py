@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,8 +15,10 @@ from mpiframe.launcher.foreground import is_terminal, take
 def main(words: Sequence[str]) -> int:
     """`--plain` for Python's own prompt, `--read PATH` for commands that come from there; the exit status."""
     import mpiframe
-    from mpiframe.shell import interact
+    from mpiframe.shell import heed_ctrl_c, interact
 
+    # From here on the launcher sends us what is pressed: until there is a prompt, that is too early.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         if "--read" in words:
             _take_input(words[words.index("--read") + 1])
@@ -23,6 +26,7 @@ def main(words: Sequence[str]) -> int:
             _take_terminal()
         client = mpiframe.Client()
     except WorldError as error:
+        heed_ctrl_c()
         print(f"mpiframe shell: {error}", file=sys.stderr)
         return 2
     status = interact(client, plain="--plain" in words)
