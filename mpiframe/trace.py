@@ -79,14 +79,14 @@ class Tracer:
         """A server has answered a request that had ended."""
         known = self._late.pop(answer[0], None)
         if known is not None:
-            status, name, queued, sent, out, anywhere = known
+            status, name, queued, sent, out, *whose = known
             times = (queued, sent, answer[3], answer[4], now)
-            self._records.append((LATE, answer[0], status, rank, name, *times, out, 0, anywhere))
+            self._records.append((LATE, answer[0], status, rank, name, *times, out, 0, *whose))
 
     def ended(self, request: Request) -> None:
         """A request has ended."""
         id, status = request.id, request.status
-        command, future = request.command, request.future
+        command, future, owner = request.command, request.future, request.owner
         # A function by its key, because to hash or to ask it may run the user's code.
         key = command if type(command) is str else request.key
         name = self._names.get(key) or self._name(key, command)
@@ -110,6 +110,7 @@ class Tracer:
             out,
             back,
             request.target is None,
+            owner and owner.name,
         ))  # fmt: skip
         if (
             status is not _DONE
@@ -124,6 +125,7 @@ class Tracer:
                 request.sent_at,
                 out,
                 request.target is None,
+                owner and owner.name,
             )
         if now - self._looked > self._pause:
             self._look(now)

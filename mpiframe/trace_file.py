@@ -39,6 +39,7 @@ CLIENT_PID = 1_000_000
 ROWS = 100
 """A server's rows of commands, at most; more than one where a command goes on in the background."""
 
+_WITHIN_SESSION = (1 << 32) - 1  # of a request's number in the world, that in its session
 _ARROW = 1e-3  # seconds that a command runs at least to get an arrow from its push
 _HELD = 256  # commands of a server with another clock that are held until this is known
 _HELD_SECONDS = 1.0
@@ -116,7 +117,7 @@ class Writer:
 
     BEGIN   start (epoch seconds), the world's facts (JSON-able; "servers": {rank: [host, pid, same clock]})
     END     id, status, server or None, name, queued, sent, started, finished, ended, bytes out, bytes back,
-            whether any server might run it
+            whether any server might run it, the session it was pushed in or None
     LATE    the same of a command whose request had ended before: its server was busy all the same
     SAMPLE  time, commands that wait in the shared queue, {rank: commands that wait for it}, CPU seconds
             that the client has used
@@ -189,7 +190,7 @@ class Writer:
 
     def _ran(self, server: _Server, late: bool, record: tuple[Any, ...]) -> None:
         """The phases of a command that was run; of one that is late the others were told before."""
-        id, status, _, name, queued, sent, started, finished, ended, out, back, anywhere = record
+        id, status, _, name, queued, sent, started, finished, ended, out, back, anywhere, session = record
         offset = server.clock.offset
         sent = max(sent, queued)
         started = max(started - offset, sent)
@@ -215,11 +216,14 @@ class Writer:
         t, a, z = _digits(taken_), _digits(start), _digits(end)
         e = _digits(max(self._time(ended), end))
         text = self._texts.get(name) or self._text(name)
+        whose, shown = "", id
+        if session:
+            whose, shown = f',"session":{self._text(session)}', id & _WITHIN_SESSION
         run = (
             f'{{"ph":"X","cat":"run","name":{text},"pid":{server.rank},"tid":{tid},"ts":{a},'
-            f'"dur":{_digits(end - start)},"args":{{"id":{id},"status":"{status}","queued":{q},"sent":{s},'
+            f'"dur":{_digits(end - start)},"args":{{"id":{shown},"status":"{status}","queued":{q},"sent":{s},'
             f'"free":{f},"taken":{t},"ended":{e},"out":{out},"back":{back},'
-            f'"any":{int(anywhere)}}}}}'
+            f'"any":{int(anywhere)}{whose}}}}}'
         )
         if late:
             self._put(run)

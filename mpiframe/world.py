@@ -158,6 +158,7 @@ def open_world(config: Config | None = None) -> World:
     except OSError as error:  # too many open files, a full /dev/shm
         raise WorldError(f"the world cannot be opened on {me.host} (rank {me.rank}): {error}") from error
     _forget_segments()
+    os.environ.pop("MPIFRAME_TRACE", None)  # a run that is started from this one is not to write there, too
     return _opened
 
 

@@ -32,6 +32,8 @@ def spin(seconds):
     return seconds
 
 with mpiframe.Client() as client:
+    for r in client.push("__import__('os').environ.get('MPIFRAME_TRACE')", target="all", block=True):
+        assert r.ret is None  # a run within this one would write there, too
     busy = {rank: 0.0 for rank in (1, 2, 3)}
     ids = [client.push(spin, target=rank, parameters={"seconds": 0.01 * rank}) for rank in (1, 2, 3, 2, 2)]
     ids += [client.push(f"{n} + 1") for n in range(20)]

@@ -45,7 +45,7 @@ def command(
     sent = max(started - 5e-5, queued) if sent is None else sent
     ended = finished + 5e-5 if ended is None else ended
     times = [START + t for t in (queued, sent, started, finished, ended)]
-    return (END, id, status, rank, name, *times, out, back, anywhere)
+    return (END, id, status, rank, name, *times, out, back, anywhere, None)
 
 
 def spell(records: Iterable[tuple[Any, ...]], servers: int = 4, *, close: bool = True) -> str:
@@ -234,7 +234,7 @@ def test_waits_names_and_ends(make: Make) -> None:
         command(1, 1, 0.0, 1.0, 1.5, sent=0.9, ended=1.7, name="load [0...]"),
         command(2, 2, 0.0, 1.0, 3.5, sent=0.9, ended=3.7, name="load [16...]"),
         command(3, 1, 0.0, 2.0, 2.5, sent=0.5, ended=2.6, status="failed", name="g"),
-        (END, 4, "cancelled", None, "h", START, None, None, None, START + 2, 0, 0, True),
+        (END, 4, "cancelled", None, "h", START, None, None, None, START + 2, 0, 0, True, None),
         (SAMPLE, START + 2, 0, {1: 0}, 0.5),
     ]
     found = analyse(make(records))

@@ -39,6 +39,7 @@ def end(
     out: int = 0,
     back: int = 0,
     free: bool = False,
+    session: str | None = None,
     kind: int = END,
 ) -> tuple[Any, ...]:
     """A record; the times are seconds after the start, what is left out is a little before or after."""
@@ -46,7 +47,7 @@ def end(
     queued = sent - 1e-5 if queued is None else queued
     ended = finished + 1e-4 if ended is None else ended
     times = [START + t for t in (queued, sent, started, finished, ended)]
-    return (kind, id, status, rank, name, *times, out, back, free)
+    return (kind, id, status, rank, name, *times, out, back, free, session)
 
 
 def write(*records: tuple[Any, ...], whole: bool = True) -> list[Event]:
@@ -144,8 +145,8 @@ def test_what_goes_on_in_the_background_gets_a_row_of_its_own() -> None:
 
 def test_a_request_that_never_ran_has_waited_and_an_end() -> None:
     events = write(
-        (END, 1, "cancelled", None, "f", START + 1, None, None, None, START + 2, 0, 0, True),
-        (END, 2, "lost", 1, "g", START + 1, START + 1.5, None, None, START + 3, 0, 0, False),
+        (END, 1, "cancelled", None, "f", START + 1, None, None, None, START + 2, 0, 0, True, None),
+        (END, 2, "lost", 1, "g", START + 1, START + 1.5, None, None, START + 3, 0, 0, False, None),
     )
     ends = {e["args"]["id"]: e for e in events if e["ph"] == "i"}
     assert (ends[1]["name"], ends[1]["pid"], ends[1]["ts"]) == ("cancelled", CLIENT_PID, 2e6)
@@ -157,7 +158,7 @@ def test_a_request_that_never_ran_has_waited_and_an_end() -> None:
 
 def test_a_late_answer_shows_that_its_server_was_busy() -> None:
     events = write(
-        (END, 1, "timeout", 1, "f", START + 1, START + 1, None, None, START + 2, 0, 0, True),
+        (END, 1, "timeout", 1, "f", START + 1, START + 1, None, None, START + 2, 0, 0, True, None),
         end(1, 1.1, 2.5, queued=1.0, sent=1.0, status="timeout", kind=LATE),
     )
     assert round(runs(events)[1]["dur"]) == 1.4e6
@@ -170,6 +171,12 @@ def test_long_commands_get_an_arrow_from_their_push() -> None:
     assert arrows == [("s", "1", CLIENT_PID, 5e5), ("f", "1", 1, 1e6)]
     pushes = [(e["ts"], e["args"]["id"]) for e in events if e.get("cat") == "push" and e["ph"] == "X"]
     assert pushes == [(5e5, 1)]  # which the arrow leaves from
+
+
+def test_a_command_of_a_session_says_whose_it_is() -> None:
+    events = write(end((3 << 32) + 1, 1.0, 1.5, session='ann "1"'), end(2, 2.0, 2.5))
+    assert runs(events)[1]["args"]["session"] == 'ann "1"'
+    assert "session" not in runs(events)[2]["args"]
 
 
 def test_queues_are_counted_when_they_change() -> None:
