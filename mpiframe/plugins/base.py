@@ -83,9 +83,9 @@ class Plugin:
         """What `mpiframe dashboard` shows of this plugin, as plain JSON; None for nothing.
 
         Keys, of which any may be left out: `title`; `facts`, a dict of names and values; `columns`, a list of
-        names, and `rows`, a list of lists of cells (text, numbers, None, or `{"progress": 0.5}` for a bar; those
-        of a column named "state" get a coloured dot); `note`, a line of text; `shared`, true where all servers
-        show the same, so that one is enough.
+        names, and `rows`, a list of lists of cells (text, numbers, None, or `{"progress": 0.5}` for a bar);
+        those in a column named "state" get a coloured dot; `note`, a line of text; `shared`, true where all
+        servers show the same, so that one is enough.
 
         It is called after `context.changed()`, now and then, in a thread of its own, also while a command
         runs. It must not wait for anything.

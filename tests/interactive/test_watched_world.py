@@ -30,9 +30,10 @@ client.push("1 / 0", target=1)
 client.push("print(text)", target=2, parameters={"text": sys.argv[1]})
 from mpiframe.plugins.scheduler.plugin import Scheduler
 client.plugin(Scheduler, target=1, qtype="local").submit("sleep 600", name="ingest")
-client.push("time.sleep(600)", target=3)
+long = client.push("time.sleep(600)", target=3)
 list(client.map(lambda i: i, range(3000), chunksize=1, target=2))
 client.close()
+print("long is", long)
 """
 
 
@@ -81,6 +82,12 @@ def page_of(url: str) -> Iterator[Page]:
         browser.close()
 
 
+def cancel(desk: Desk, id: str) -> None:
+    """End a command that goes on, as who pushed it."""
+    words = "with mpiframe.attach('survey', session='ann') as c: c.cancel(int(sys.argv[1]))"
+    desk.script("import sys\n" + words, id).expect(0)
+
+
 def cells(page: Page, rank: int) -> list[str]:
     return page.locator("#servers tbody tr").nth(rank - 1).locator("td").all_text_contents()
 
@@ -93,7 +100,7 @@ def test_the_page_of_a_world_while_somebody_works_with_it(desk: Desk, tmp_path: 
         assert {cells(page, rank)[2] for rank in (1, 2, 3)} == {"idle"}
         before = picture(page)
 
-        desk.script("import sys\n" + WORK, NASTY).expect(0)
+        long = desk.script("import sys\n" + WORK, NASTY).expect(0).out.rpartition("long is ")[2]
         expect(page.locator("#servers tbody tr").nth(2)).to_contain_text("busy")
         assert cells(page, 3)[4] == "time.sleep(600)"
         expect(page.locator("#output")).to_contain_text("field 5")
@@ -138,6 +145,8 @@ def test_the_page_of_a_world_while_somebody_works_with_it(desk: Desk, tmp_path: 
         assert seen["mpiframe_commands_total", "failed"] == 1
         assert seen["mpiframe_commands_total", "done"] >= 3000
 
+        cancel(desk, long)
+        expect(page.locator("#servers tbody tr").nth(2)).to_contain_text("idle")
         desk.mpiframe("stop", "survey").expect(0)
         expect(page.locator("#banner")).to_contain_text("This world has gone")
         expect(page.locator("#link")).to_have_text("gone")
@@ -168,7 +177,7 @@ def test_a_dashboard_that_is_ended_leaves_the_world_alone(desk: Desk, number: in
 def test_the_rows_of_top_are_those_of_the_world(desk: Desk) -> None:
     desk.mpiframe("start", "-n", "3", "--name", "survey").expect(0)
     desk.script(
-        "c = mpiframe.attach(); c.push('import time; time.sleep(600)', target=2)\n"
+        "c = mpiframe.attach('survey', session='ann'); c.push('import time; time.sleep(600)', target=2)\n"
         "c.push('1', target=2); c.close()"
     ).expect(0)
     for columns in (40, 80):
@@ -179,6 +188,7 @@ def test_the_rows_of_top_are_those_of_the_world(desk: Desk) -> None:
         assert "import" in rows["2"]
         assert rows["2"][3].isdigit(), "CPU% is known at once"
         assert max(map(len, shown.splitlines())) <= columns
+    cancel(desk, "1")
     desk.mpiframe("stop", "survey").expect(0)
     desk.expect_nothing_left()
 
