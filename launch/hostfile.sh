@@ -22,7 +22,7 @@ ranks=$(wc -l <"$hosts")
 
 # yours: one of these. "exec", so that signals reach it, and its exit status is the world's. On Ctrl-C (or
 # kill -INT) the script gets KeyboardInterrupt, and has the --grace seconds to save what it has.
-# 1. A script.
+# 1. A script. (With `--name survey` it can be looked at meanwhile, by `mpiframe top survey` as in 2.)
 exec mpiframe run -n "$ranks" --hostfile "$hosts" --grace 45 script.py --its-own-option
 # 2. A world without a script, for interactive work until `mpiframe stop survey`. To work with it, on this host:
 #    mpiframe attach survey

@@ -28,7 +28,7 @@ cd "${PBS_O_WORKDIR:?"this is no job of PBS: qsub $0"}" || exit 1
 ranks=$(wc -l <"$PBS_NODEFILE")
 
 # yours: one of these.
-# 1. A script.
+# 1. A script. (With `--name survey` it can be looked at meanwhile, by `mpiframe top survey` as in 2.)
 run=(mpiframe run -n "$ranks" --hostfile "$PBS_NODEFILE" --grace 45 script.py --its-own-option)
 # 2. A world without a script, for interactive work until the time is over or `mpiframe stop survey`. To work
 #    with it: ssh -t NODE mpiframe attach survey (NODE: the first of `qstat -f NUMBER | grep exec_host`)

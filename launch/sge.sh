@@ -29,7 +29,7 @@ awk '{for (slot = 0; slot < $2; slot++) print $1}' "$list" >"$hosts" || exit 1
 . "$HOME/venv/bin/activate" || exit 1
 
 # yours: one of these.
-# 1. A script.
+# 1. A script. (With `--name survey` it can be looked at meanwhile, by `mpiframe top survey` as in 2.)
 run=(mpiframe run -n "$NSLOTS" --hostfile "$hosts" --grace 45 script.py --its-own-option)
 # 2. A world without a script, for interactive work until the time is over or `mpiframe stop survey`. To work
 #    with it: ssh -t HOST mpiframe attach survey (HOST: `qstat -g t` shows where MASTER is)

@@ -23,7 +23,8 @@ ranks=${SLURM_NTASKS:?"this is no job of Slurm: sbatch $0"}
 . "$HOME/venv/bin/activate" || exit 1
 
 # yours: one of these. "exec", so that signals reach it, and its exit status is the job's.
-# 1. A script, started by the MPI's own launcher, which finds the nodes of the job.
+# 1. A script, started by the MPI's own launcher, which finds the nodes of the job. (With `--name survey` it can be
+#    looked at meanwhile, by `mpiframe top survey` as in 3.)
 exec mpiframe run -n "$ranks" --grace 45 script.py --its-own-option
 # 2. A script, started by Slurm itself, which then counts and limits each rank: where the site wants that, with
 #    the site's own MPI. pmix for Open MPI, pmi2 for MPICH; `srun --mpi=list` says what Slurm has.
