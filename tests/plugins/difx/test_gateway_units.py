@@ -49,7 +49,7 @@ def port(root: Path, group: Group, versions: Versions, mpirun: str) -> Iterator[
         yield gateway.listen(port=0)
 
 
-@pytest.fixture(params=["packets", "compat"])
+@pytest.fixture(params=[pytest.param("packets", marks=pytest.mark.long), "compat"])
 def ask(request: pytest.FixtureRequest, port: int) -> Iterator[Ask]:
     """Sends a command, or packet, and gives the packets of its reply; `answer` to one with this number."""
     if request.param == "packets":

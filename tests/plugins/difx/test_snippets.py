@@ -150,15 +150,24 @@ def over_mpi(tmp: Path, root: Path, python: Any, launching_with: Any) -> Iterato
         world.wait(SECONDS).expect(0)
 
 
+SLOW = {"running_a_job_in_the_background", "a_thread_that_watches", "what_a_job_says", "stopping", "history"}
+"""Take seconds, and are run over TCP in a long run only."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Over MPI: with the first of the MPIs, in a long run with each."""
-    if "transport" in metafunc.fixturenames:
-        plugin = metafunc.config.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
-        found = [one for one in plugin.pythons() if not one.is_site]  # type: ignore[union-attr]
-        cases = [pytest.param(None, id="tcp")]
-        for place, one in enumerate(found):
-            cases.append(pytest.param(one, id=f"mpi-{one.name}", marks=[pytest.mark.long] if place else []))
-        metafunc.parametrize("transport", cases, indirect=True, scope="module")
+    """Over TCP, and over MPI: with the first of the MPIs, in a long run with each."""
+    if "transport" not in metafunc.fixturenames:
+        return
+    slow = metafunc.function.__name__ == "test_it_does_what_it_says_in_seconds"
+    plugin = metafunc.config.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
+    found = [one for one in plugin.pythons() if not one.is_site]  # type: ignore[union-attr]
+    long = [pytest.mark.long]
+    cases = [pytest.param(None, id="tcp", marks=long if slow else [])]
+    for place, one in enumerate(found):
+        cases.append(pytest.param(one, id=f"mpi-{one.name}", marks=long if place else []))
+    metafunc.parametrize("transport", cases, indirect=True, scope="module")
+    chosen = [one for one in SNIPPETS if (one.name in SLOW) == slow]
+    metafunc.parametrize("one", chosen, ids=lambda one: one.name)
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +183,11 @@ def transport(request: pytest.FixtureRequest, launching_with: Any) -> Iterator[R
             yield run
 
 
-@pytest.mark.parametrize("one", SNIPPETS, ids=lambda one: one.name)
 def test_it_does_what_it_says(transport: Run, one: Snippet) -> None:
+    transport(one)
+
+
+def test_it_does_what_it_says_in_seconds(transport: Run, one: Snippet) -> None:
     transport(one)
 
 

@@ -6,6 +6,7 @@ in_world.py SOCKET ROOT MPIRUN          SOCKET: a path; lines of JSON go both wa
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import traceback
@@ -24,8 +25,9 @@ def main(path: str, root: str, mpirun: str) -> None:
     with Client() as client, socket.socket(socket.AF_UNIX) as listening:
         calc = ["calcif2", "mycalcprocess"]
         DiFXControl.mpi_mode_on(client, 1, roots=[root], mpirun=mpirun, calc_programs=calc)
-        listening.bind(path)
+        listening.bind(f"{path}~")
         listening.listen()
+        os.rename(f"{path}~", path)  # which is there from when one can connect to it
         connection, _ = listening.accept()
         with connection, connection.makefile("rw", encoding="utf-8") as lines:
             known = {one.name: one for one in SNIPPETS}
