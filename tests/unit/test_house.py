@@ -165,6 +165,7 @@ MAY_SLEEP = {
     ("joining", "let_go_of_output"): "nothing tells when a pipe has become empty",
     ("group_comm", "_until"): "back-off while another member of a collective computes",
     ("background", "_await_gone"): "a kernel that does not tell when a process has ended",
+    ("plugins.difx.gateway_session", "run"): "0 s: a turn of asyncio's loop, not a pause",
     ("_roundtrip", "main"): "the pause is what is measured",
     ("_survival", "main"): "the command that is killed; the function is only named",
 }
