@@ -28,8 +28,13 @@ for i in range(6):
     client.push("print('field', i); time.sleep(0.5)", target=[1, 2], parameters={"i": i})
 client.push("1 / 0", target=1)
 client.push("print(text)", target=2, parameters={"text": sys.argv[1]})
-from mpiframe.plugins.scheduler.plugin import Scheduler
-client.plugin(Scheduler, target=1, qtype="local").submit("sleep 600", name="ingest")
+class Show(mpiframe.Plugin):
+    name = "show"
+
+    def panel(self):
+        return {"title": "Shown", "columns": ["job", "state"], "rows": [["ingest", "running"]]}
+
+client.plugin(Show, target=1)
 long = client.push("time.sleep(600)", target=3)
 list(client.map(lambda i: i, range(3000), chunksize=1, target=2))
 client.close()
@@ -107,7 +112,7 @@ def test_the_page_of_a_world_while_somebody_works_with_it(desk: Desk, tmp_path: 
         expect(page.locator("#output")).to_contain_text(NASTY)
         expect(page.locator(".tile.bad")).to_contain_text("1failed, late or lost")
         expect(page.locator("#sessions")).to_contain_text("ann")
-        expect(page.locator(".panel h2")).to_have_text("Batch jobs (local)")
+        expect(page.locator(".panel h2")).to_have_text("Shown")
         expect(page.locator(".panel tbody")).to_contain_text("ingest")
         expect(page.locator(".panel tbody .state")).to_have_text("running")
         expect(page.locator("#about")).to_contain_text("mpiframe start -n 4")
