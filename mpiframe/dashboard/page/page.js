@@ -6,8 +6,9 @@ history.replaceState(null, "", "/"); // the token is not to stay in the address;
 
 const LINES = 2000; // of output kept
 const OLD_SECONDS = 6; // without news something is wrong
+const RATE_SECONDS = 5; // rates are over so long
 
-const state = { last: null, before: null, gone: false, heard: 0, world: null };
+const state = { last: null, before: null, earlier: [], gone: false, heard: 0, world: null };
 
 // -- small things -----------------------------------------------------------------------------------
 
@@ -272,14 +273,16 @@ function forget() {
   tails.clear();
   $("output").replaceChildren();
   state.before = state.last = null;
+  state.earlier = [];
 }
 
 function take(now) {
   const world = `${now.world.name} ${now.world.started}`;
   if (state.world !== null && state.world !== world) forget();
   state.world = world;
-  // Rates are over a second or more, which keeps them from jumping.
-  if (state.last && (!state.before || now.now - state.before.now > 2)) state.before = state.last;
+  state.earlier.push({ now: now.now, servers: now.servers });
+  while (state.earlier.length > 2 && now.now - state.earlier[1].now >= RATE_SECONDS) state.earlier.shift();
+  state.before = state.earlier.length > 1 ? state.earlier[0] : null;
   state.last = now;
   state.heard = performance.now();
   timeline.take(now);
