@@ -384,7 +384,7 @@ def test_a_script_does_not_wait_for_what_others_have_pushed(launcher: Launcher) 
 def test_a_world_that_is_killed_ends_every_wait(launcher: Launcher) -> None:
     with hub_world(launcher, 2) as world:
         client = world.attach()
-        future, id = client.submit("__import__('time').sleep(60)"), client.push("1", 1)
+        future, id = client.submit("__import__('time').sleep(60)", target=1), client.push("1", 1)
         errors: list[BaseException] = []
 
         def fetch() -> None:

@@ -22,6 +22,8 @@ FLOORS = {
     1: [
         "machine",
         "queues",
+        "turns",
+        "roster",
         "memory",
         "codec",
         "namespace",

@@ -24,9 +24,9 @@ from mpiframe.queues import (
     Interrupt,
     Overdue,
     Pace,
-    Queue,
     Send,
 )
+from mpiframe.turns import Queue
 
 GRACE = 30.0  # from a time-out's interrupt to the end of the server
 
