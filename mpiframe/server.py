@@ -264,6 +264,10 @@ class Server:
         deadline = time.monotonic() + self.world.config.stop_timeout
         while self._transport.sending() and time.monotonic() < deadline:
             self._rest()
+        if self._orphaned and not self._transport.sending():
+            # The client had our last message before MPI told us so, and has gone its way. Whether it said
+            # farewell is for the control connection to tell.
+            self._orphaned = self._control is None
 
     # -- the loop ----------------------------------------------------------------------------------
 
