@@ -262,9 +262,9 @@ class Server:
             self._outbox.append(((int(Up.STOPPED),), ()))
             self._flush_outbox()
         deadline = time.monotonic() + self.world.config.stop_timeout
-        while self._transport.sending() and time.monotonic() < deadline:
+        while self._transport.sending() and not self._orphaned and time.monotonic() < deadline:
             self._rest()
-        if self._orphaned and not self._transport.sending():
+        if self._orphaned:
             # The client had our last message before MPI told us so, and has gone its way. Whether it said
             # farewell is for the control connection to tell.
             self._orphaned = self._control is None
