@@ -7,7 +7,7 @@ setup(
     author="The mpiframe developers",
     license="BSD-3-Clause",
     packages=find_packages(include=["mpiframe*"]),
-    package_data={"mpiframe": ["py.typed"], "mpiframe.dashboard": ["page/*"]},
+    package_data={"mpiframe": ["py.typed"], "mpiframe.watch.dashboard": ["page/*"]},
     python_requires=">=3.10,<3.14",
     install_requires=["mpi4py>=4.0", "numpy", "cloudpickle"],
     extras_require={

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from mpiframe.attached import connect
+from mpiframe.attached.client import connect
 
 
 def seconds(action: Callable[[], Any]) -> float:
@@ -96,7 +96,7 @@ def main() -> None:
         attached(options.attached, bytes.fromhex(sys.stdin.readline()), options)
         return
     import mpiframe
-    from mpiframe.hub import Hub
+    from mpiframe.hub.server import Hub
 
     with mpiframe.Client() as client, tempfile.TemporaryDirectory() as folder:
         secret, path = os.urandom(32), os.path.join(folder, "hub")

@@ -31,10 +31,10 @@ from mpiframe.errors import (
 )
 
 if TYPE_CHECKING:
-    from mpiframe.attaching import attach
+    from mpiframe.attached.attaching import attach
+    from mpiframe.attached.launching import launch
     from mpiframe.client import Client
     from mpiframe.journal import Journal
-    from mpiframe.launching import launch
     from mpiframe.messages import Response
     from mpiframe.plugins.base import Context, Plugin, command
 
@@ -71,8 +71,8 @@ _LATE = {
     "Context": "mpiframe.plugins.base",
     "Plugin": "mpiframe.plugins.base",
     "command": "mpiframe.plugins.base",
-    "attach": "mpiframe.attaching",
-    "launch": "mpiframe.launching",
+    "attach": "mpiframe.attached.attaching",
+    "launch": "mpiframe.attached.launching",
 }
 
 
@@ -93,6 +93,6 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """`%load_ext mpiframe` in IPython or a notebook: `%on`, `%%on`, `%servers`, `%interrupt`, `%results`."""
-    from mpiframe import jupyter
+    from mpiframe.shell import jupyter
 
     jupyter.load_ipython_extension(shell)

@@ -20,8 +20,8 @@ from mpiframe.errors import WorldError
 _USAGE_STATUS = 2  # what argparse uses for a wrong command line
 
 _LATE = {
-    "top": ("mpiframe.top", "look at a running world in the terminal"),
-    "dashboard": ("mpiframe.dashboard.command_line", "look at a running world in a browser"),
+    "top": ("mpiframe.watch.top", "look at a running world in the terminal"),
+    "dashboard": ("mpiframe.watch.dashboard.command_line", "look at a running world in a browser"),
     "shell": ("mpiframe.shell", "a prompt that is the client, with servers behind it"),
     "report": ("mpiframe.report", "what limited a run that was traced: words and a picture"),
     "difx": ("mpiframe.plugins.difx.command_line", "jobs of the DiFX correlator"),
@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     words = ["-m", _CASAMPI if options.casampi else "mpiframe", *_program(options)]
     variables = {} if options.trace is None else {"MPIFRAME_TRACE": os.path.abspath(options.trace)}
     if options.name is not None and not options.dry_run:
-        from mpiframe import background  # late: a world without a name does without it
+        from mpiframe.worlds import background  # late: a world without a name does without it
 
         return background.run_named(options.name, background.orders(options, "script", words, variables))
     plan = launcher.plan(

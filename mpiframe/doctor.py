@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpiframe import launcher, machine, places
+from mpiframe import launcher, machine
 from mpiframe.errors import WorldError
+from mpiframe.worlds import places
 
 _WORLD_SECONDS = 60.0  # for two ranks to start and measure; a second or two where all is well
 _SLOW_SECONDS = 1e-3  # a doorbell needs a tenth of this after a pause

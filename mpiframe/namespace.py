@@ -194,7 +194,7 @@ def _is_users(tb: types.TracebackType) -> bool:
             "mpiframe/server.py",
             "mpiframe/execution.py",
             "mpiframe/plugin_host.py",
-            "mpiframe/cells.py",
+            "mpiframe/shell/cells.py",
             "mpiframe/compat/casampi/_on_server.py",
         )
     )

@@ -26,7 +26,7 @@ from mpiframe.verbs import Verbs, raise_unseen
 from mpiframe.world import CLIENT, open_world
 
 if TYPE_CHECKING:
-    from mpiframe.hub import Hub
+    from mpiframe.hub.server import Hub
     from mpiframe.trace import Tracer
 
 log = logging.getLogger("mpiframe")
@@ -98,7 +98,7 @@ class Session(Verbs):
         """Where the world has a name, others may attach to it."""
         if not os.environ.get(PLACE):
             return None
-        from mpiframe import hosting  # late: it is not for everybody
+        from mpiframe.worlds import hosting  # late: it is not for everybody
 
         return hosting.open_hub(self)
 

@@ -6,7 +6,7 @@
           IPython, or             prompt, history, completion; what servers print meanwhile       ipython.py
           a plain prompt                                                                plain.py, live.py
         servers
-    magics                        in both prompts, and in notebooks                     mpiframe/magics.py
+    magics                        in both prompts, and in notebooks                               magics.py
 
 The terminal has to be on the host of rank 0. So under Slurm: in the shell of `salloc` where that runs on the
 job's first node (elsewhere rank 0 says that it cannot reach the terminal, and ends), or in a step of its own,
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     if options.plain:
         words.append("--plain")
     if options.name is not None and not options.dry_run:
-        from mpiframe import background  # late: a world without a name does without it
+        from mpiframe.worlds import background  # late: a world without a name does without it
 
         return background.run_named(
             options.name, background.orders(options, "script", words), foreground=foreground
@@ -136,7 +136,7 @@ def heed_ctrl_c() -> None:
 
 def _in_ipython(client: Any) -> bool:
     """Whether this is IPython already, whose magics are this client's from now on."""
-    from mpiframe import magics
+    from mpiframe.shell import magics
 
     if magics.load(client) is None:
         return False

@@ -14,8 +14,9 @@ from IPython.terminal.prompts import RichPromptDisplayHook
 from prompt_toolkit.application import run_in_terminal
 from traitlets.config import Config
 
-from mpiframe import magics, output
+from mpiframe import output
 from mpiframe.launcher.foreground import is_ours
+from mpiframe.shell import magics
 from mpiframe.shell.live import Waiting
 from mpiframe.shell.plain import state_folder
 

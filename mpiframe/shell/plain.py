@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mpiframe.magics import Magics
 from mpiframe.shell import tracebacks
 from mpiframe.shell.live import Readline
+from mpiframe.shell.magics import Magics
 
 _HISTORY = 5000  # lines
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mpiframe.attached import AttachedClient
+from mpiframe.attached.client import AttachedClient
 from mpiframe.cli import seconds
 
 _EPILOG = """\
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Attach, and stay until the prompt is left."""
-    from mpiframe.attaching import attach
+    from mpiframe.attached.attaching import attach
 
     client = attach(
         options.world,

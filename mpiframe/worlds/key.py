@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from mpiframe import places
+from mpiframe.worlds import places
 
 _EPILOG = """\
 Who has the file may run code in the world: keep it to yourself (umask 077), and copy it by scp.

@@ -7,8 +7,8 @@ import shutil
 import time
 from collections.abc import Sequence
 
-from mpiframe import places
-from mpiframe.places import Card, Place
+from mpiframe.worlds import places
+from mpiframe.worlds.places import Card, Place
 
 _HOW = {"background": "start", "foreground": "batch", "script": "script", "private": "private"}
 _HEADINGS = ("NAME", "MPI", "RANKS", "SESSIONS", "SINCE", "HOST", "HOW")

@@ -8,10 +8,10 @@ import os
 import sys
 from pathlib import Path
 
-from mpiframe import background, places, secure
 from mpiframe.cli import add_launching, seconds
 from mpiframe.errors import WorldError
-from mpiframe.places import Card, Place
+from mpiframe.worlds import background, places, secure
+from mpiframe.worlds.places import Card, Place
 
 NAME = "world"
 _INTERRUPTED = 130

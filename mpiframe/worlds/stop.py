@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 
-from mpiframe import background, places
-from mpiframe.attached import connect
-from mpiframe.attaching import CONNECT_SECONDS
+from mpiframe.attached.attaching import CONNECT_SECONDS
+from mpiframe.attached.client import connect
 from mpiframe.cli import seconds
 from mpiframe.errors import MpiframeError
-from mpiframe.places import Place
+from mpiframe.worlds import background, places
+from mpiframe.worlds.places import Place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mpiframe.attached import AttachedClient, connect
+from mpiframe.attached.client import AttachedClient, connect
 from tests.conftest import Launcher, RunningWorld
 
 SECRET = b"\x07" * 32
@@ -22,7 +22,7 @@ LIMIT = 30.0  # seconds after which a test gives up
 WORLD = """
     import os, socket, sys
     import mpiframe
-    from mpiframe.hub import Hub
+    from mpiframe.hub.server import Hub
 
     if __name__ == "__main__":
         client = mpiframe.Client(restart=sys.argv[1] if len(sys.argv) > 1 else "never")
@@ -67,7 +67,7 @@ class HubWorld:
         path = self.folder / f"attached-{len(self._processes)}.py"
         head = f"""
             import os, signal, sys, time
-            from mpiframe.attached import connect
+            from mpiframe.attached.client import connect
 
             def attach(session=None, **options):
                 return connect({self.address!r}, {SECRET!r}, session, name="survey", **options)

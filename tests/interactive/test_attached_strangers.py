@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from mpiframe import wire
-from mpiframe.attached import connect
+from mpiframe.attached.client import connect
 from mpiframe.errors import MpiframeError, RequestError, WorldError
+from mpiframe.hub import wire
 from tests.conftest import Launcher, launching, pythons
 from tests.interactive.attached import LIMIT, SECRET, WORLD, HubWorld, hub_world, until
 

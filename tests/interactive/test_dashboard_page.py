@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from mpiframe.dashboard.server import Dashboard
+from mpiframe.watch.dashboard.server import Dashboard
 
 from .fake_world import NASTY, FakeWorld
 

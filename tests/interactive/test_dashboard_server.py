@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mpiframe.dashboard.command_line import token_of
-from mpiframe.dashboard.metrics import exposition
-from mpiframe.dashboard.server import Dashboard
 from mpiframe.errors import WorldError
+from mpiframe.watch.dashboard.command_line import token_of
+from mpiframe.watch.dashboard.metrics import exposition
+from mpiframe.watch.dashboard.server import Dashboard
 
 from .fake_world import NASTY, FakeWorld
 

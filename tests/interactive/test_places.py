@@ -25,7 +25,7 @@ def test_a_world_is_started_found_worked_with_and_stopped(desk: Desk) -> None:
     started = desk.mpiframe("start", "-n", "3", "--name", "survey").expect(0)
     assert "mpiframe attach survey" in started.out
     assert "mpiframe stop survey" in started.out
-    sessions = {os.getsid(pid) for pid in desk.pids("mpiframe.background")}
+    sessions = {os.getsid(pid) for pid in desk.pids("mpiframe.worlds.background")}
     assert os.getsid(0) not in sessions, "a closing terminal would take it along"
 
     second = desk.mpiframe("start", "-n", "2", "--name", "survey").expect(2)
@@ -99,7 +99,7 @@ def test_a_world_of_one_s_own_ends_with_a_process_that_is_killed(desk: Desk) -> 
     assert "attached" in killed.expect(-signal.SIGKILL).out
     await_that(lambda: not desk.pids("_hosted"), 10.0)
     assert desk.pids("_hosted") == []
-    await_that(lambda: not desk.pids("mpiframe.background"), 10.0)
+    await_that(lambda: not desk.pids("mpiframe.worlds.background"), 10.0)
     desk.kill()
     desk.expect_nothing_left()
 

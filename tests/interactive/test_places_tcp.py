@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from mpiframe.secure import Key
+from mpiframe.worlds.secure import Key
 from tests.conftest import launching, pythons
 from tests.interactive import sshd
 from tests.interactive.worlds import Desk, desk_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpiframe.secure import Key
+from mpiframe.worlds.secure import Key
 from tests.interactive import sshd
 from tests.interactive.test_places_tcp import desk, key, refused, shared, works
 from tests.interactive.worlds import Desk

@@ -15,7 +15,7 @@ import pexpect
 import pyte
 import pytest
 
-from mpiframe.top import View, once, plain
+from mpiframe.watch.top import View, once, plain
 
 from .fake_world import FakeWorld
 
@@ -26,7 +26,7 @@ SECONDS = 30
 PROGRAM = """
 import contextlib, sys
 from tests.interactive.fake_world import FakeWorld
-import mpiframe.top
+import mpiframe.watch.top
 
 @contextlib.contextmanager
 def open_source(name, what, key):
@@ -41,7 +41,7 @@ def open_source(name, what, key):
     else:
         yield world, world.name
 
-mpiframe.top.open_source = open_source
+mpiframe.watch.top.open_source = open_source
 from mpiframe.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mpiframe import secure
-from mpiframe.wire import Stream
+from mpiframe.hub.wire import Stream
+from mpiframe.worlds import secure
 
 LIMIT = 60.0
 

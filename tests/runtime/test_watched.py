@@ -11,7 +11,7 @@ pytestmark = pytest.mark.timeout(120)
 WATCHED = """
 import json, os, signal, threading, time
 import mpiframe
-from mpiframe.watch import Watch
+from mpiframe.watch.snapshots import Watch
 
 class Show(mpiframe.Plugin):
     name = "show"

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from mpiframe import jupyter
 from mpiframe.errors import WorldError
 from mpiframe.output import STDERR, STDOUT, Printer
+from mpiframe.shell import jupyter
 
 
 class Stream:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mpiframe import cells, magics
 from mpiframe.errors import CommandArgumentError, CommandError, MpiframeError, RequestError, TargetError
-from mpiframe.magics import Magics, parse_target, split_on
 from mpiframe.messages import Response, Status
+from mpiframe.shell import cells, magics
+from mpiframe.shell.magics import Magics, parse_target, split_on
 
 HOSTS = {1: "node1.site.org", 2: "node1.site.org", 3: "node-2"}
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from mpiframe import doctor, hosting, places, secure
+from mpiframe import doctor
 from mpiframe.errors import WorldError
-from mpiframe.places import Card, Place
-from mpiframe.worlds import listing
+from mpiframe.worlds import hosting, listing, places, secure
+from mpiframe.worlds.places import Card, Place
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from mpiframe import secure
 from mpiframe.errors import WorldError
-from mpiframe.secure import Key
+from mpiframe.worlds import secure
+from mpiframe.worlds.secure import Key
 
 KEY = Key("survey", "127.0.0.1:7643", "sha256:" + "ab" * 32, secrets.token_bytes(32))
 SECONDS = 20.0

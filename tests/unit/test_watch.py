@@ -13,7 +13,7 @@ import pytest
 
 from mpiframe.messages import Request, ServerInfo, Status, world_wide
 from mpiframe.output import STDERR, STDOUT
-from mpiframe.watch import BOUNDS, Watch, text_of
+from mpiframe.watch.snapshots import BOUNDS, Watch, text_of
 
 T = 1_800_000_000.0
 

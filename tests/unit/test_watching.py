@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpiframe import watching
+from mpiframe.watch import source as watching
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpiframe import wire
-from mpiframe.wire import Frame, Stream, WireError
+from mpiframe.hub import wire
+from mpiframe.hub.wire import Frame, Stream, WireError
 
 LIMIT = 20.0  # seconds after which a test gives up
 SECRET = b"k" * wire.SECRET

@@ -1,9 +1,9 @@
 """Worlds that can be found by a name: how they are run, left running in the background, and ended.
 
-    mpiframe start                              python -m mpiframe.background (a session of its own)
+    mpiframe start                              python -m mpiframe.worlds.background (a session of its own)
       launcher.plan: what is wrong is said here
       places.claim: folder, lock, secret  ----->  inherits the lock, writes the card, launcher.run
-                                                    rank 0: python -m mpiframe._hosted: its hub says so
+                                                    rank 0: python -m mpiframe.worlds._hosted: its hub says so
       waits for that, or for the end              the world has ended: its folder is removed; of one that
                                                   did not end in order, the card and the log stay
 
@@ -30,13 +30,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mpiframe import launcher, places
+from mpiframe import launcher
 from mpiframe.errors import MpiframeError, WorldError
 from mpiframe.launcher.environment import PLACE
 from mpiframe.launcher.processes import descendants, send
-from mpiframe.places import Card, Place
+from mpiframe.worlds import places
+from mpiframe.worlds.places import Card, Place
 
-HUB = ("-m", "mpiframe", "-m", "mpiframe._hosted")
+HUB = ("-m", "mpiframe", "-m", "mpiframe.worlds._hosted")
 """What the ranks of a world run that has no script: rank 0 the hub, the others serve."""
 
 
@@ -268,7 +269,13 @@ def start(
 
 def _detach(place: Place, fds: tuple[int, int, int]) -> subprocess.Popen[bytes]:
     lock, alive, line = fds
-    argv = [sys.executable, "-m", "mpiframe.background", str(place.folder), *map(str, (lock, alive, line))]
+    argv = [
+        sys.executable,
+        "-m",
+        "mpiframe.worlds.background",
+        str(place.folder),
+        *map(str, (lock, alive, line)),
+    ]
     log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         return subprocess.Popen(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mpiframe.errors import WorldError
-from mpiframe.watching import add_world, missing, open_source
+from mpiframe.watch.source import add_world, missing, open_source
 
 _LONG_ENOUGH = 16  # characters of a token
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C, or until the world is gone; the exit status. Raises WorldError."""
     try:
-        from mpiframe.dashboard.server import Dashboard
+        from mpiframe.watch.dashboard.server import Dashboard
     except ImportError as error:
         raise missing(error) from error
     token = None if options.token_file is None else token_of(options.token_file)

@@ -20,8 +20,8 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from mpiframe.cells import as_command
 from mpiframe.errors import CommandArgumentError, CommandError, RequestError, TargetError
+from mpiframe.shell.cells import as_command
 
 NAMES = ("on", "servers", "interrupt", "results")
 _NUMBERED = re.compile(r'File "<(command|cell) \d+>"')

@@ -35,7 +35,7 @@ from typing import Any
 from mpiframe import launcher
 from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import PLACE
-from mpiframe.secure import SECRET_BYTES, Key
+from mpiframe.worlds.secure import SECRET_BYTES, Key
 
 FOLDER = "MPIFRAME_WORLDS"
 """The variable that names the folder of all worlds, where the one found by itself will not do."""

@@ -26,10 +26,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mpiframe import hub_calls, wire
 from mpiframe.errors import MpiframeError
+from mpiframe.hub import calls as hub_calls
+from mpiframe.hub import wire
+from mpiframe.hub.sessions import Attached, Refused, Sessions
 from mpiframe.messages import within_session
-from mpiframe.sessions import Attached, Refused, Sessions
 
 if TYPE_CHECKING:
     from mpiframe.client import Client

@@ -19,15 +19,15 @@ from typing import Any
 
 from mpiframe import errors
 from mpiframe.answers import decode, lost_error, shorten, unpacked
+from mpiframe.attached.roster import Roster
 from mpiframe.commands import Encoded
 from mpiframe.ctrl_c import CtrlC
 from mpiframe.errors import CommandError, MpiframeError, RequestError, WorldError
 from mpiframe.hearing import Hearing
+from mpiframe.hub.wire import Frame, Stream
 from mpiframe.messages import Mode, PluginCall, Request, Status, Up
 from mpiframe.output import Printer
 from mpiframe.queues import End
-from mpiframe.roster import Roster
-from mpiframe.wire import Frame, Stream
 
 log = logging.getLogger("mpiframe")
 

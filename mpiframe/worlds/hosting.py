@@ -9,12 +9,12 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
-from mpiframe import secure
 from mpiframe.errors import WorldError
-from mpiframe.hub import Hub
+from mpiframe.hub.server import Hub
 from mpiframe.launcher.environment import PLACE
-from mpiframe.places import Place
-from mpiframe.watch import Watch
+from mpiframe.watch.snapshots import Watch
+from mpiframe.worlds import secure
+from mpiframe.worlds.places import Place
 
 if TYPE_CHECKING:
     from mpiframe.client import Client

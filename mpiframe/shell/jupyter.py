@@ -27,7 +27,7 @@ def load_ipython_extension(shell: Any) -> None:
         module = sys.modules.get("mpiframe.client")
         client = None if module is None else module.current_client()
     if client is None:
-        from mpiframe import magics
+        from mpiframe.shell import magics
 
         magics.load(_NoClient(), shell)
     else:
@@ -39,7 +39,7 @@ def welcome(client: Any, shell: Any = None) -> None:
     shell = shell or running_ipython()
     if shell is None:
         return
-    from mpiframe import magics
+    from mpiframe.shell import magics
 
     magics.load(client, shell)
     if hasattr(client, "at_prompt"):

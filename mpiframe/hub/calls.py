@@ -18,12 +18,12 @@ from mpiframe import doorbell
 from mpiframe.answers import shorten
 from mpiframe.commands import Encoded
 from mpiframe.errors import CommandCancelled, MpiframeError
+from mpiframe.hub.sessions import Attached, Record, Refused, Session
 from mpiframe.messages import Mode, PluginCall, Request, world_wide
-from mpiframe.sessions import Attached, Record, Refused, Session
 from mpiframe.together import Together, check_threads
 
 if TYPE_CHECKING:
-    from mpiframe.hub import Hub
+    from mpiframe.hub.server import Hub
 
 log = logging.getLogger("mpiframe")
 

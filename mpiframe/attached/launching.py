@@ -10,11 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mpiframe import background, jupyter
-from mpiframe.attached import AttachedClient, connect
-from mpiframe.background import Orders, Started
+from mpiframe.attached.client import AttachedClient, connect
 from mpiframe.errors import MpiframeError
+from mpiframe.shell import jupyter
 from mpiframe.verbs import raise_unseen
+from mpiframe.worlds import background
+from mpiframe.worlds.background import Orders, Started
 
 _END_SECONDS = 10.0  # for a world to end in order, beside its own grace time
 

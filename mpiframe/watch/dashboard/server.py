@@ -22,12 +22,12 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from mpiframe.dashboard import metrics
-from mpiframe.dashboard.feed import Feed
 from mpiframe.errors import WorldError
-from mpiframe.watching import Source
+from mpiframe.watch.dashboard import metrics
+from mpiframe.watch.dashboard.feed import Feed
+from mpiframe.watch.source import Source
 
-log = logging.getLogger("mpiframe.dashboard")
+log = logging.getLogger("mpiframe.watch.dashboard")
 
 HOST = "127.0.0.1"
 _NAMES = ("127.0.0.1", "localhost", "[::1]")  # an SSH tunnel keeps the name and changes the port
@@ -238,7 +238,7 @@ def _refusal(why: str) -> web.Response:
 
 
 def _read(name: str) -> bytes:
-    return resources.files("mpiframe.dashboard").joinpath("page").joinpath(name).read_bytes()
+    return resources.files("mpiframe.watch.dashboard").joinpath("page").joinpath(name).read_bytes()
 
 
 def _no_port(port: int, error: OSError) -> WorldError:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mpiframe.errors import WorldError
-from mpiframe.watching import GONE, Source, add_world, missing, open_source, rate, size, span
+from mpiframe.watch.source import GONE, Source, add_world, missing, open_source, rate, size, span
 
 _SECONDS = 1.0
 _COLOURS = {"busy": "yellow", "idle": "green", "lost": "red", "unresponsive": "magenta", "starting": "cyan"}

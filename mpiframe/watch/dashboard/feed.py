@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from mpiframe.watching import GONE, Source
+from mpiframe.watch.source import GONE, Source
 
 LOOK_SECONDS = 0.5
 """From one snapshot to the next while somebody looks."""

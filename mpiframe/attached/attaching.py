@@ -6,10 +6,11 @@ import os
 import time
 from pathlib import Path
 
-from mpiframe import jupyter, places, secure
-from mpiframe.attached import AttachedClient, connect
+from mpiframe.attached.client import AttachedClient, connect
 from mpiframe.errors import WorldError
-from mpiframe.secure import Key
+from mpiframe.shell import jupyter
+from mpiframe.worlds import places, secure
+from mpiframe.worlds.secure import Key
 
 CONNECT_SECONDS = 10.0
 

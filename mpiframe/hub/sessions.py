@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mpiframe.errors import MpiframeError, ServerLost, WorldError
+from mpiframe.hub.wire import Stream
 from mpiframe.messages import Request, Status, within_session, world_wide
-from mpiframe.wire import Stream
 
 if TYPE_CHECKING:
     from mpiframe.client import Client

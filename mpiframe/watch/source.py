@@ -25,7 +25,7 @@ def open_source(
 
     what: who looks, for the table of sessions. Raises WorldError.
     """
-    from mpiframe.attaching import attach  # late, as is all that one subcommand alone needs
+    from mpiframe.attached.attaching import attach  # late, as is all that one subcommand alone needs
 
     client = attach(name, f"{what}-{os.getpid()}", key=key, output="quiet")
     client.session = ""  # nobody is to come back to it, so errors need not say how

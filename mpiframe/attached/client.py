@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mpiframe import wire
 from mpiframe.answers import CommandFuture
-from mpiframe.attached_loop import AttachedLoop
+from mpiframe.attached.loop import AttachedLoop
 from mpiframe.codec import ByName
 from mpiframe.commands import CommandEncoder, Encoded
 from mpiframe.config import Config
 from mpiframe.errors import CommandArgumentError, MpiframeError, WorldError
+from mpiframe.hub import wire
 from mpiframe.messages import Request, Response, ServerInfo, WorldFacts, world_wide
 from mpiframe.output import Printer
 from mpiframe.progress import each_given
@@ -302,7 +302,7 @@ class AttachedClient(Verbs):
         return WorldFacts(**{**self._facts, "doorbell": dict(self._facts["doorbell"])})
 
     def snapshot(self, since: int = 0) -> dict[str, Any]:
-        """What the world's watcher has to show since its number `since`; see `mpiframe.watch`."""
+        """What the world's watcher has to show since its number `since`; see `mpiframe.watch.snapshots`."""
         value: dict[str, Any] = self._loop.ask("snapshot", since=since)[0]["value"]
         return value
 

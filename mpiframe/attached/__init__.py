@@ -1,0 +1,1 @@
+"""Processes without MPI that work with a running world: `mpiframe.attach` and `mpiframe.launch`."""
