@@ -631,8 +631,8 @@ def test_descendants_are_found_below_a_process() -> None:
 
 def test_a_process_is_known_by_what_it_was_given() -> None:
     env = {**os.environ, "MPIFRAME_RUN_DIR": "/run/one"}
-    command = ["/bin/sh", "-c", "echo up; exec sleep 60"]
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as one:
+    command = ["/bin/sh", "-c", "echo up; read line"]
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
         assert one.stdout is not None
         one.stdout.readline()  # while it is being replaced by the shell it has no environment
         assert processes.was_given(one.pid, "MPIFRAME_RUN_DIR", "/run/one")

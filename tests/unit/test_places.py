@@ -207,7 +207,7 @@ def test_one_that_is_just_being_started_is_in_the_way_too() -> None:
 
 def test_of_many_at_the_same_moment_one_gets_the_name() -> None:
     program = (
-        "import sys\nfrom mpiframe import places, errors\nsys.stdin.readline()\n"
+        "import sys\nfrom mpiframe import errors\nfrom mpiframe.worlds import places\nsys.stdin.readline()\n"
         "try: places.claim('survey'); print('won', flush=True)\n"
         "except errors.WorldError as error: print('lost', flush=True)\n"
         "sys.stdin.readline()\n"
