@@ -175,7 +175,7 @@ def test_the_stop_button_interrupts_the_command_and_not_the_world(launcher: Laun
         kernel.interrupt()
         cell = kernel.end(busy, 20)
         assert cell.error == "KeyboardInterrupt", (code, cell.text)
-        assert "driver.py" not in cell.text and "attached_loop.py" not in cell.text, cell.text
+        assert "driver.py" not in cell.text and "attached/loop.py" not in cell.text, cell.text
         after = kernel.run("%on all x + 1")
         assert after.text.count("42") == 2, (code, after.text)
     assert pids(kernel.run("print(*[f'pid={row.pid}' for row in client.servers])")) == servers

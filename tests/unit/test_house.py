@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import mpiframe
+from mpiframe import ctrl_c
 
 PACKAGE = Path(mpiframe.__file__).parent
 
@@ -339,6 +340,11 @@ def test_each_public_name_can_be_had() -> None:
 def test_each_module_says_what_it_is_for() -> None:
     silent = [name for name in MODULES if not ast.get_docstring(tree_of(name))]
     assert silent == []
+
+
+def test_the_modules_that_ctrl_c_must_not_tear_are_there() -> None:
+    named = {*ctrl_c._KEEPING_BOOKS, *ctrl_c._PRINTING}
+    assert {below(name) for name in named} <= set(MODULES)
 
 
 # -- manners --------------------------------------------------------------------------------------
