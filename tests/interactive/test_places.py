@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import Launcher
 from tests.interactive.worlds import SECONDS, Desk, await_that, desk_of
 
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 HELLO = "print('attached'); print([r.ret for r in client.push('6 * 7', target='all', block=True)])"
 
 
@@ -48,6 +51,22 @@ def test_a_world_is_started_found_worked_with_and_stopped(desk: Desk) -> None:
     assert stopped.out.startswith("survey: asked it to end; it ended in order after")
     desk.expect_nothing_left()
     assert desk.mpiframe("list").expect(0).out == "no world runs here\n"
+
+
+@pytest.mark.long
+def test_what_the_readme_says_of_worlds(desk: Desk) -> None:
+    def block(word: str) -> str:
+        (found,) = [text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if word in text]
+        return found
+
+    own = desk.script(block("mpiframe.launch(")).expect(0)
+    assert own.out == "81\n"
+    desk.mpiframe("start", "-n", "3", "--name", "survey").expect(0)
+    desk.script("mpiframe.attach('survey').push('def night(n): return n', 'all', block=True)").expect(0)
+    left = block('session="ann"') + "print(sum(r.ret for r in responses))"
+    assert desk.script(left).expect(0).out == "499500\n"
+    desk.mpiframe("stop", "survey").expect(0)
+    desk.expect_nothing_left()
 
 
 @pytest.mark.long
