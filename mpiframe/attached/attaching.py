@@ -24,6 +24,7 @@ def attach(
     timeout: float = CONNECT_SECONDS,
     output: str = "redirect",
     output_dir: str | None = None,
+    watch: bool = False,
 ) -> AttachedClient:
     """Work with a world that runs, as its client does, from a process without MPI.
 
@@ -38,6 +39,7 @@ def attach(
     take_over: also if another process is attached to the session, which then is not any more.
     timeout: seconds to be attached in.
     output, output_dir: what becomes of what one's commands print, as for `Client`.
+    watch: only to look on; the session is not shown among the others.
 
     Raises WorldError where there is no such world, with those there are; where it has died, with when and its
     log; where nobody listens, or whoever does is not that world; where the key is wrong, or others may read
@@ -83,6 +85,7 @@ def attach(
             name=name,
             output=output,
             output_dir=output_dir,
+            watch=watch,
         )
     except WorldError as error:
         cause = error.__cause__

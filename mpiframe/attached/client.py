@@ -72,13 +72,14 @@ def connect(
     output_dir: str | None = None,
     sock: socket.socket | None = None,
     kind: type[AttachedClient] | None = None,
+    watch: bool = False,
 ) -> AttachedClient:
     """Attach this process to the world whose hub listens at `address`.
 
     session: its name; None for a new one. With the name of one that is there, what was pushed in it can be
     fetched. take_over: also if another process is attached to it, which then is no more. timeout: seconds for
     all of this. context: of TLS, for TCP. name: the world's, for messages. sock: a connection to `address`
-    that is open already. kind: of client.
+    that is open already. kind: of client. watch: only to look on, so that its session is not shown.
 
     Raises WorldError where nobody listens, or who does does not know the secret, or where the hub refuses.
     """
@@ -99,7 +100,7 @@ def connect(
     except OSError as error:
         raise WorldError(f"{where} cannot be attached to: {error}") from error
     client = (kind or AttachedClient)(sock, Printer(output, output_dir), where)
-    client._enter(session, take_over, deadline)
+    client._enter(session, take_over, watch, deadline)
     return client
 
 
@@ -159,8 +160,8 @@ class AttachedClient(Verbs):
         self._path_told = False
         self._loop.start()
 
-    def _enter(self, session: str | None, take_over: bool, deadline: float) -> None:
-        words = {"session": session, "take_over": take_over, "user": _user()}
+    def _enter(self, session: str | None, take_over: bool, watch: bool, deadline: float) -> None:
+        words = {"session": session, "take_over": take_over, "watch": watch, "user": _user()}
         who = f"process {os.getpid()} on {socket.gethostname()}, of {_user()}"
         try:
             left = max(deadline - time.monotonic(), 0.01)

@@ -105,6 +105,7 @@ class Session:
         self.attached: Attached | None = None
         self.size = 0  # bytes of results that are here
         self.done = 0  # requests that have ended
+        self.watches = False  # it only looks on
         self.held = False  # nothing more of it is sent to servers
         self._memory = memory
         self._tell_held = tell_held
@@ -199,7 +200,7 @@ class Session:
         with self._lock:
             record.request = None
             record.answer, record.buffers, record.output = answer, buffers, request.output or ()
-            self.done += 1
+            self.done += record.id > 0  # and no service call
             if record.id not in self.records:  # the session was dropped
                 return
             record.size = _OVERHEAD + sum(memoryview(b).nbytes for b in buffers)
@@ -307,13 +308,23 @@ class Sessions:
         """The connections."""
         return [found for s in self.all() if (found := s.attached) is not None]
 
+    def count_attached(self) -> int:
+        """How many sessions have a process, without those that only look on."""
+        return sum(s.attached is not None and not s.watches for s in self.all())
+
     def find(self, name: str | None) -> Session | None:
         """The session of this name."""
         with self._lock:
             return self._sessions.get(name) if name is not None else None
 
     def enter(
-        self, attached: Attached, session: str | None, take_over: bool, user: str, who: str
+        self,
+        attached: Attached,
+        session: str | None,
+        take_over: bool,
+        user: str,
+        who: str,
+        watch: bool = False,
     ) -> Attached | None:
         """Attach a connection to a session, new or known; the connection that has it no more.
 
@@ -341,6 +352,7 @@ class Sessions:
             if before is not None:
                 before.session = None
                 found.leave()
+            found.watches = watch
             attached.session, attached.who = found, who
             found.attached = attached
         found.weigh()
@@ -409,6 +421,8 @@ class Sessions:
         state = self._client._loop.dispatcher.state
         rows: list[dict[str, Any]] = []
         for session in self.all():
+            if session.watches:
+                continue
             states = [state(request) for request in session.requests()]
             running = states.count(Status.RUNNING)
             rows.append(

@@ -27,7 +27,7 @@ def open_source(
     """
     from mpiframe.attached.attaching import attach  # late, as is all that one subcommand alone needs
 
-    client = attach(name, f"{what}-{os.getpid()}", key=key, output="quiet")
+    client = attach(name, f"{what}-{os.getpid()}", key=key, output="quiet", watch=True)
     client.session = ""  # nobody is to come back to it, so errors need not say how
     try:
         yield client.snapshot, client.world

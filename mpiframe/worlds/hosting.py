@@ -48,13 +48,12 @@ def open_hub(client: Client | Any) -> Hub:
 
     def changed() -> None:
         with contextlib.suppress(OSError):  # it is for the list only
-            place.note(sessions=len(hub.sessions.attached()))
+            place.note(sessions=hub.sessions.count_attached())
 
     hub.on_change = changed
     watch.sessions = hub.sessions.rows
-    place.announce(
-        address
-    )  # whoever hears it may connect already; from now on the card is the hub's thread's
+    # Whoever hears it may connect already; from now on the card is the hub's thread's.
+    place.announce(address)
     return hub.start()
 
 
