@@ -91,7 +91,7 @@ class Config:
 _NOT_OURS = tuple(
     f"MPIFRAME_{word}"
     for word in (
-        "RUN_DIR", "CALLER_ENV", "TERMINAL", "PYTHON", "TEST", "JOIN", "RESILIENT",
+        "RUN_DIR", "CALLER_ENV", "TERMINAL", "STDIN", "PYTHON", "TEST", "JOIN", "RESILIENT",
         "SCHEDULER", "ARRAY_INDEX", "MIG_HOME", "MIG_SLOTS",
         "PLACE", "WORLDS",
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from mpiframe import launcher, machine
 from mpiframe.errors import MpiframeError
-from mpiframe.launcher.environment import NEWS, SEGMENTS
+from mpiframe.launcher.environment import NEWS, RUN_DIR, SEGMENTS, STDIN
 
 _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
@@ -38,6 +38,7 @@ def run(argv: list[str], before_end: Callable[[], None] = lambda: None) -> int:
     if opened.rank != world.CLIENT:
         process.serve_and_leave(opened)
     _tell_launcher()
+    _take_input()
     status = run_alone(argv)
     before_end()
     return _end(client.current_client(), process, opened, status)
@@ -50,9 +51,22 @@ def _tell_launcher() -> None:
     _write("client", f"{socket.gethostname()} {os.getpid()}\n")
 
 
+def _take_input() -> None:
+    """Read what the launcher was given to read, where it says that it is to be opened here."""
+    begin, _, path = os.environ.pop(STDIN, "").partition("@")
+    if not path or not os.path.isdir(os.environ.get(RUN_DIR, "")):  # on another host
+        return
+    with contextlib.suppress(OSError):  # a descriptor that is nobody else's: mpiexec's is there
+        fd = os.open(path, os.O_RDONLY)
+        if int(begin):
+            os.lseek(fd, int(begin), os.SEEK_SET)
+        os.dup2(fd, 0)
+        os.close(fd)
+
+
 def _write(name: str, text: str) -> None:
     """Put a file into the launcher's folder of this run, if it is there, in one step."""
-    folder = os.environ.get("MPIFRAME_RUN_DIR")
+    folder = os.environ.get(RUN_DIR)
     if not folder or not os.path.isdir(folder):
         return  # started otherwise, or on another host than the launcher's
     path = os.path.join(folder, name)

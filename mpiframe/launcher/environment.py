@@ -22,6 +22,8 @@ CALLER_ENV = "MPIFRAME_CALLER_ENV"
 TERMINAL = "MPIFRAME_TERMINAL"
 TERMINAL_STREAMS = "MPIFRAME_TERMINAL_STREAMS"
 """Which of rank 0's streams end on this terminal ("stdout stderr"), though they are pipes to the launcher."""
+STDIN = "MPIFRAME_STDIN"
+"""Where rank 0 opens the launcher's standard input, and from which byte on: `0@/proc/4711/fd/0`."""
 RUN_DIR = "MPIFRAME_RUN_DIR"
 """The private directory of one run, in which rank 0 writes `host pid` to the file `client`."""
 NEWS = "news"
@@ -59,6 +61,7 @@ _MPI_NAMES = frozenset({
     RUN_DIR,
     TERMINAL,
     TERMINAL_STREAMS,
+    STDIN,
     JOIN,
     RESILIENT,
     PLACE,

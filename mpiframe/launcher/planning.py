@@ -52,6 +52,7 @@ class LaunchPlan:
     resilient: how the world outlives a dead server: "ulfm" (one world, whose MPI goes on) or "joined" (each
         rank has a launcher of its own, `argv` is the client's); empty if it does not.
     hosts: where the servers of a joined world run, in the order of their ranks; empty for this host.
+    opens_stdin: rank 0 opens standard input by itself, because the launcher would never tell it of its end.
     """
 
     argv: tuple[str, ...]
@@ -60,6 +61,7 @@ class LaunchPlan:
     mpiexec: str
     resilient: str = ""
     hosts: tuple[str, ...] = field(default=())
+    opens_stdin: bool = False
 
     def server_argv(self, rank: int) -> tuple[str, ...]:
         """The command for one server of a joined world."""
@@ -121,7 +123,8 @@ def plan(
             flags += ["-x", RESILIENT]
         added |= {RESILIENT: how}
     argv = (path, "-n", str(n), *flags, sys.executable, *python_args)
-    return LaunchPlan(argv, added, library, path, how)
+    opens_stdin = library.vendor == "Open MPI" and _is_local(env, hostfile)
+    return LaunchPlan(argv, added, library, path, how, opens_stdin=opens_stdin)
 
 
 def resilience(library: MpiLibrary) -> tuple[str, str]:

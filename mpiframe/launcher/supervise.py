@@ -25,6 +25,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -38,6 +39,7 @@ from mpiframe.launcher.environment import (
     NEWS,
     RUN_DIR,
     SEGMENTS,
+    STDIN,
     TERMINAL,
     TERMINAL_STREAMS,
     record_caller,
@@ -107,7 +109,10 @@ class World:
         if foreground is not None:
             env[TERMINAL] = foreground.name
         self._plan, self._env, self._output = plan, env, output
-        self._mpiexec = self._launch(plan.argv, env, _standard_input())
+        stdin = _standard_input()
+        if plan.opens_stdin and (path := _path_of_input(stdin)) is not None:
+            env[STDIN], stdin = path, subprocess.DEVNULL
+        self._mpiexec = self._launch(plan.argv, env, stdin)
 
     def _launch(
         self, argv: tuple[str, ...], env: dict[str, str], stdin: int | None, stdout: int | None = None
@@ -336,6 +341,17 @@ def _streams_on(terminal: str) -> str:
             if os.ttyname(stream.fileno()) == terminal:
                 found.append(name)
     return " ".join(found)
+
+
+def _path_of_input(stdin: int | None) -> str | None:
+    """Where another process of this host finds it, and from which byte on; None if it cannot open it."""
+    if stdin is not None:
+        return f"0@{os.devnull}"
+    mode = os.fstat(0).st_mode
+    if stat.S_ISSOCK(mode):
+        return None
+    begin = os.lseek(0, 0, os.SEEK_CUR) if stat.S_ISREG(mode) else 0
+    return f"{begin}@/proc/{os.getpid()}/fd/0"
 
 
 def _standard_input() -> int | None:

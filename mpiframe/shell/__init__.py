@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import os
 import signal
 from typing import Any
 
@@ -58,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     foreground = None
     words = ["-m", "mpiframe", "-m", "mpiframe.shell"]
     if not is_terminal(0):
-        words += ["--read", "-" if options.dry_run else _hold_input()]
+        words.append("--read")
     elif not options.dry_run:
         foreground = launcher.Foreground()
     if options.plain:
@@ -81,18 +80,6 @@ def run(options: argparse.Namespace) -> int:
         print(plan)
         return 0
     return launcher.run(plan, grace=options.grace, foreground=foreground)
-
-
-def _hold_input() -> str:
-    """Keep standard input from mpiexec, and say by what path rank 0 opens it.
-
-    Open MPI's launcher would pass on what is in a pipe, but never its end.
-    """
-    held = os.dup(0)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    return f"/proc/{os.getpid()}/fd/{held}"
 
 
 def interact(client: Any, name: str | None = None, plain: bool = False) -> int:

@@ -13,7 +13,7 @@ from mpiframe.launcher.foreground import is_terminal, take
 
 
 def main(words: Sequence[str]) -> int:
-    """`--plain` for Python's own prompt, `--read PATH` for commands that come from there; the exit status."""
+    """`--plain` for Python's own prompt, `--read` for commands from standard input; the exit status."""
     import mpiframe
     from mpiframe.shell import heed_ctrl_c, interact
 
@@ -21,7 +21,7 @@ def main(words: Sequence[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         if "--read" in words:
-            _take_input(words[words.index("--read") + 1])
+            _check_host()
         else:
             _take_terminal()
         client = mpiframe.Client()
@@ -33,22 +33,6 @@ def main(words: Sequence[str]) -> int:
     if "--read" not in words:  # else the world ends as that of any script
         _leave(client)
     return status
-
-
-def _take_input(path: str) -> None:
-    if path == "-":
-        return
-    _check_host()
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise WorldError(
-            f"cannot read commands from the standard input of the launcher: {error.strerror}; it has to be a "
-            "pipe or a file"
-        ) from error
-    os.dup2(fd, 0)
-    os.close(fd)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115
 
 
 def _take_terminal() -> None:

@@ -54,6 +54,7 @@ class Mpi:
             [self.python, "-m", "mpiframe", *words],
             cwd=self.folder,
             env=env | {"TMPDIR": str(self.folder / "tmp")},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -61,9 +62,9 @@ class Mpi:
         self.started.append(process)
         return process
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, feed: str = "") -> subprocess.CompletedProcess[str]:
         process = self.start(*words)
-        out, err = process.communicate(timeout=SECONDS)
+        out, err = process.communicate(feed, timeout=SECONDS)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def script(self, text: str) -> str:
@@ -129,9 +130,11 @@ with mpiframe.Client() as client:
 
 
 def test_a_good_run(mpi: Mpi) -> None:
-    done = mpi.run("run", "-n", "3", mpi.script(GOOD), "--option", "two words")
+    # What is piped in has an end, of which Open MPI's launcher says nothing.
+    script = mpi.script(GOOD + "print(sys.stdin.read())")
+    done = mpi.run("run", "-n", "3", script, "--option", "two words", feed="what is\npiped in")
     assert done.returncode == 0, done.stderr
-    assert "[42, 42] ['--option', 'two words']" in done.stdout
+    assert done.stdout == "[42, 42] ['--option', 'two words']\nwhat is\npiped in\n"
 
 
 def test_a_module(mpi: Mpi) -> None:
