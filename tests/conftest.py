@@ -38,6 +38,9 @@ _LEAVE_SECONDS = 8.0  # for processes and folders to go, once the launcher has e
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell has what it starts in the background ignore Ctrl-C, and all that this starts inherits it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "long: only with MPIFRAME_TEST_LONG, which `launch/test --long` sets")
 
 

@@ -50,7 +50,6 @@ class Desk:
             [self.python, *words],
             cwd=self.folder, env=self.env, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=_heed_ctrl_c,
         )  # fmt: skip
         try:
             yield process
@@ -104,11 +103,6 @@ class Desk:
     def expect_nothing_left(self) -> None:
         await_that(lambda: not self.left(), _LEAVE_SECONDS)
         assert self.left() == []
-
-
-def _heed_ctrl_c() -> None:
-    """What is started in the background of a shell would ignore it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def await_that(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
