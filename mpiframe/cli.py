@@ -11,7 +11,7 @@ import importlib
 import importlib.machinery
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mpiframe import __version__, doctor, launcher
@@ -73,10 +73,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     words = ["-m", _CASAMPI if options.casampi else "mpiframe", *_program(options)]
     variables = {} if options.trace is None else {"MPIFRAME_TRACE": os.path.abspath(options.trace)}
+    return start(options, words, variables)
+
+
+def start(
+    options: argparse.Namespace,
+    words: Sequence[str],
+    variables: Mapping[str, str] | None = None,
+    foreground: launcher.Foreground | None = None,
+) -> int:
+    """Start ranks that run `python words`, and wait for their end; the exit status. Raises WorldError.
+
+    `options` are those of `add_launching`, and `--dry-run` and `--name`.
+    """
     if options.name is not None and not options.dry_run:
         from mpiframe.worlds import background  # late: a world without a name does without it
 
-        return background.run_named(options.name, background.orders(options, "script", words, variables))
+        orders = background.orders(options, "script", words, variables)
+        return background.run_named(options.name, orders, foreground=foreground)
     plan = launcher.plan(
         options.n,
         words,
@@ -89,7 +103,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(plan)
         return 0
-    return launcher.run(plan, grace=options.grace)
+    return launcher.run(plan, grace=options.grace, foreground=foreground)
 
 
 def _submit(argv: Sequence[str]) -> int:

@@ -108,11 +108,11 @@ def _connect_one(address: Address, secret: bytes, rank: int, kind: int, deadline
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         place = (address[1], int(address[2]))
     try:
-        sock.settimeout(_left(deadline))
+        sock.settimeout(seconds_left(deadline))
         sock.connect(place)
         nonce = os.urandom(_NONCE)
         sock.sendall(_HELLO.pack(_MAGIC, rank, kind, nonce))
-        theirs, proof = _CHALLENGE.unpack(_receive(sock, _CHALLENGE.size, deadline))
+        theirs, proof = _CHALLENGE.unpack(receive_exactly(sock, _CHALLENGE.size, deadline))
         if not hmac.compare_digest(proof, _prove(secret, b"client", rank, kind, nonce + theirs)):
             raise ConnectionRefusedError(f"whoever listens at {address} does not know the secret")
         sock.sendall(_prove(secret, b"server", rank, kind, nonce + theirs))
@@ -123,20 +123,22 @@ def _connect_one(address: Address, secret: bytes, rank: int, kind: int, deadline
         raise
 
 
-def _left(deadline: float) -> float:
+def seconds_left(deadline: float) -> float:
+    """Until then (monotonic seconds). Raises TimeoutError if it is over."""
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeoutError("the doorbell's handshake timed out")
+        raise TimeoutError("there was no answer to the handshake in time")
     return left
 
 
-def _receive(sock: socket.socket, size: int, deadline: float) -> bytes:
+def receive_exactly(sock: socket.socket, size: int, deadline: float) -> bytes:
+    """So many bytes of a handshake, in time. Raises TimeoutError or ConnectionResetError."""
     data = b""
     while len(data) < size:
-        sock.settimeout(_left(deadline))  # for all of it: bytes may come one by one
+        sock.settimeout(seconds_left(deadline))  # for all of it: bytes may come one by one
         part = sock.recv(size - len(data))
         if not part:
-            raise ConnectionResetError("the connection was closed during the doorbell's handshake")
+            raise ConnectionResetError("the connection was closed during the handshake")
         data += part
     return data
 

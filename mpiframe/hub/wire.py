@@ -25,12 +25,12 @@ import socket
 import ssl
 import struct
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
+from mpiframe.doorbell import receive_exactly, seconds_left
 from mpiframe.memory import ReceiveMemory
 
 MAGIC = b"mpiframe-session-1\n\n"
@@ -76,30 +76,12 @@ def introduce(sock: socket.socket, secret: bytes, deadline: float) -> None:
     another OSError where it is no hub at all or does not answer in time.
     """
     nonce = os.urandom(NONCE)
-    sock.settimeout(_left(deadline))
+    sock.settimeout(seconds_left(deadline))
     sock.sendall(HELLO.pack(MAGIC, nonce))
-    theirs, proof = CHALLENGE.unpack(_exactly(sock, CHALLENGE.size, deadline))
+    theirs, proof = CHALLENGE.unpack(receive_exactly(sock, CHALLENGE.size, deadline))
     if not is_proof(secret, b"hub", nonce + theirs, proof):
         raise ConnectionRefusedError("whoever listens there does not know the secret of this world")
     sock.sendall(prove(secret, b"attached", nonce + theirs))
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("the hub did not answer in time")
-    return left
-
-
-def _exactly(sock: socket.socket, size: int, deadline: float) -> bytes:
-    data = b""
-    while len(data) < size:
-        sock.settimeout(_left(deadline))  # for all of it: bytes may come one by one
-        part = sock.recv(size - len(data))
-        if not part:
-            raise ConnectionResetError("the hub closed the connection while it was being opened")
-        data += part
-    return data
 
 
 # -- frames -----------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import signal
 from typing import Any
 
 from mpiframe import launcher
-from mpiframe.cli import add_launching
+from mpiframe.cli import add_launching, start
 from mpiframe.launcher.foreground import is_terminal
 
 _EPILOG = """\
@@ -62,24 +62,7 @@ def run(options: argparse.Namespace) -> int:
         foreground = launcher.Foreground()
     if options.plain:
         words.append("--plain")
-    if options.name is not None and not options.dry_run:
-        from mpiframe.worlds import background  # late: a world without a name does without it
-
-        return background.run_named(
-            options.name, background.orders(options, "script", words), foreground=foreground
-        )
-    plan = launcher.plan(
-        options.n,
-        words,
-        mpiexec=options.mpiexec,
-        hostfile=options.hostfile,
-        extra=options.launcher_arg,
-        resilient=options.resilient,
-    )
-    if options.dry_run:
-        print(plan)
-        return 0
-    return launcher.run(plan, grace=options.grace, foreground=foreground)
+    return start(options, words, foreground=foreground)
 
 
 def interact(client: Any, name: str | None = None, plain: bool = False) -> int:

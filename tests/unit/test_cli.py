@@ -34,7 +34,7 @@ class Recorder:
         argv = ("/env/bin/mpiexec", "-n", str(n), "python", *python_args)
         return launcher.LaunchPlan(argv, {"OMPI_MCA_btl": "^ofi"}, MPI, argv[0])
 
-    def run(self, plan: launcher.LaunchPlan, *, grace: float) -> int:
+    def run(self, plan: launcher.LaunchPlan, *, grace: float, foreground: None) -> int:
         self.grace = grace
         return 7
 

@@ -74,7 +74,7 @@ def raw(address: doorbell.Address) -> socket.socket:
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
-    return doorbell._receive(sock, size, time.monotonic() + LIMIT)
+    return doorbell.receive_exactly(sock, size, time.monotonic() + LIMIT)
 
 
 def is_sent_away(acceptor: Acceptor, sock: socket.socket) -> bool:

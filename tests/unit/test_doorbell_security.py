@@ -83,7 +83,7 @@ class Gate:
         """Say hello; the client's nonce and proof."""
         sock.sendall(doorbell._HELLO.pack(doorbell._MAGIC, rank, kind, nonce))
         return doorbell._CHALLENGE.unpack(
-            doorbell._receive(sock, doorbell._CHALLENGE.size, time.monotonic() + LIMIT)
+            doorbell.receive_exactly(sock, doorbell._CHALLENGE.size, time.monotonic() + LIMIT)
         )  # type: ignore[return-value]
 
 
@@ -271,7 +271,7 @@ def test_what_was_overheard_of_a_server_is_of_no_use_later(gate: Gate) -> None:
     with gate.knock() as sock:
         sock.sendall(b"".join(overheard))
         with contextlib.suppress(ConnectionResetError):
-            doorbell._receive(sock, doorbell._CHALLENGE.size, time.monotonic() + LIMIT)
+            doorbell.receive_exactly(sock, doorbell._CHALLENGE.size, time.monotonic() + LIMIT)
         assert is_closed(sock)
     assert set(gate.acceptor.arrived[3]) == {BELL}
 
@@ -292,10 +292,12 @@ def test_a_server_is_not_led_to_a_listener_that_passes_it_on_as_another(gate: Ga
         thread.start()
         sock, _ = between.accept()
         with sock, gate.knock() as onwards:
-            hello = doorbell._receive(sock, doorbell._HELLO.size, time.monotonic() + LIMIT)
+            hello = doorbell.receive_exactly(sock, doorbell._HELLO.size, time.monotonic() + LIMIT)
             magic, rank, kind, nonce = doorbell._HELLO.unpack(hello)
             onwards.sendall(doorbell._HELLO.pack(magic, rank + 1, kind, nonce))
-            sock.sendall(doorbell._receive(onwards, doorbell._CHALLENGE.size, time.monotonic() + LIMIT))
+            sock.sendall(
+                doorbell.receive_exactly(onwards, doorbell._CHALLENGE.size, time.monotonic() + LIMIT)
+            )
             assert is_closed(sock)  # it gives no proof
         thread.join(LIMIT)
     assert isinstance(found[0], ConnectionRefusedError)
@@ -526,11 +528,10 @@ def test_records_are_of_numbers_only() -> None:
 
 READS = {"recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into", "recv_fds", "makefile"}
 SOCKET_READERS = {
-    ("doorbell", "_receive"),
+    ("doorbell", "receive_exactly"),
     ("doorbell", "swap_events"),
     ("doorbell", "_hear"),
     ("hub.server", "_hear_guest"),
-    ("hub.wire", "_exactly"),
     ("hub.wire", "_talk"),
     ("hub.wire", "_talk_in"),
     ("control", "run"),

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpiframe import doorbell
 from mpiframe.hub import wire
 from mpiframe.hub.wire import Frame, Stream, WireError
 
@@ -189,12 +190,14 @@ def test_frames_of_several_threads_are_not_mixed(ends: Ends) -> None:
 
 def hub(sock: socket.socket, secret: bytes, ended: list[Any]) -> None:
     """The hub's side of the proof, step by step."""
-    magic, nonce = wire.HELLO.unpack(wire._exactly(sock, wire.HELLO.size, time.monotonic() + LIMIT))
+    magic, nonce = wire.HELLO.unpack(
+        doorbell.receive_exactly(sock, wire.HELLO.size, time.monotonic() + LIMIT)
+    )
     assert magic == wire.MAGIC
     mine = b"m" * wire.NONCE
     sock.sendall(wire.CHALLENGE.pack(mine, wire.prove(secret, b"hub", nonce + mine)))
     try:
-        proof = wire._exactly(sock, wire.PROOF, time.monotonic() + LIMIT)
+        proof = doorbell.receive_exactly(sock, wire.PROOF, time.monotonic() + LIMIT)
     except OSError as error:
         ended.append(error)
     else:
