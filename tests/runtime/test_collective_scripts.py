@@ -59,7 +59,7 @@ check(client.gather("table"))
 
 
 @pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=pytest.mark.long if way == "push" else ()) for way in WAYS]
+    "way", [pytest.param(way, marks=() if way == "collectives" else pytest.mark.long) for way in WAYS]
 )
 def test_three_gibibytes_both_ways(launcher: Any, way: str) -> None:
     ended = launcher.run(world(LARGE.replace("WORK", WAYS[way])), 2).expect(0)
