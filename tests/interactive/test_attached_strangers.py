@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mpiframe.attached.client import connect
+from mpiframe.doorbell import receive_exactly
 from mpiframe.errors import MpiframeError, RequestError, WorldError
 from mpiframe.hub import wire
 from tests.conftest import Launcher, launching, pythons
@@ -44,7 +45,7 @@ def test_who_does_not_know_the_secret_is_sent_away(shared: HubWorld) -> None:
         connect(shared.address, b"\x08" * 32, name="survey")
     with shared.knock() as sock:
         sock.sendall(wire.HELLO.pack(wire.MAGIC, b"n" * wire.NONCE))
-        answer = wire._exactly(sock, wire.CHALLENGE.size, time.monotonic() + LIMIT)
+        answer = receive_exactly(sock, wire.CHALLENGE.size, time.monotonic() + LIMIT)
         sock.sendall(wire.CHALLENGE.unpack(answer)[1])  # the hub's own
         assert is_closed(sock)
     assert shared.attach().push("1", 1, True)[0].ret == 1
