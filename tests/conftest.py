@@ -34,6 +34,8 @@ _MUCH = (  # time is given
     "MPIFRAME_TEST_SCHEDULERS",
     "MPIFRAME_TEST_INTERACTIVE",
 )
+# Folders and files that meet one MPI only where time is not given; under --faults, --long and so on all.
+_ONE_MPI = {"plugins", "compat", "interactive", "test_promises.py"}
 _LEAVE_SECONDS = 8.0  # for processes and folders to go, once the launcher has ended
 
 
@@ -337,9 +339,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """
     if "launcher" in metafunc.fixturenames:
         full = [python for python in pythons() if not python.is_site]
-        if {"plugins", "compat"} & set(metafunc.definition.path.parts) and not any(
-            map(os.environ.get, _MUCH)
-        ):
+        if _ONE_MPI & set(metafunc.definition.path.parts) and not any(map(os.environ.get, _MUCH)):
             full = full[:1]
         metafunc.parametrize("launcher", full, indirect=True, ids=lambda python: python.name)
 
