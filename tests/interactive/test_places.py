@@ -15,9 +15,7 @@ from tests.conftest import Launcher
 from tests.interactive.worlds import SECONDS, Desk, await_that, desk_of
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-HELLO = (
-    "print('attached', [r.ret for r in client.push('6 * 7', 'all', block=True)], sep='\\n', flush=True)"
-)
+HELLO = "print('attached', [r.ret for r in client.push('6 * 7', 'all', block=True)], sep='\\n', flush=True)"
 
 
 @pytest.fixture
