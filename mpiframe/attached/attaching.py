@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from mpiframe.attached.client import AttachedClient, connect
@@ -47,42 +49,23 @@ def attach(
     """
     deadline = time.monotonic() + timeout
     known = None if key is None else Key.read(key)
-    if world is None and known is not None and not known.address:
-        raise WorldError(
-            f"{key} names no address, because its world does not listen on TCP: forward its socket by "
-            "`ssh -L`, and give the path of yours"
-        )
     if world is None and known is not None:
-        world = known.address
-    if isinstance(world, os.PathLike) or (world is not None and "/" in world):
-        world = os.fspath(world)
-        address: tuple[str, ...] = ("unix", os.path.expanduser(world))
-        secret, name = _wanted(known, f"the socket {world}").secret, Path(world).stem
-        sock = None
-    elif world is not None and secure.is_address(world):
-        known = _wanted(known, world)
-        if not known.fingerprint:
+        if not known.address:
             raise WorldError(
-                f"{key} is the key of a world that did not listen on TCP when it was made: "
-                "fetch it again (`mpiframe key NAME` on its host)"
+                f"{key} names no address, because its world does not listen on TCP: forward its socket by "
+                "`ssh -L`, and give the path of yours"
             )
-        host, port = secure.split_address(world)
-        address, secret, name = ("tcp", host, str(port)), known.secret, known.name
-        sock = secure.connect(world, known.fingerprint, timeout)
-    else:
-        place, card = places.running(world)
-        if not card.ready:
-            raise WorldError(f"the world {place.name} is only just starting: try again in a moment")
-        address, secret, name, sock = ("unix", str(place.socket)), place.secret(), place.name, None
+        world = known.address
+    found = _find(world, known, key, timeout)
     try:
         client = connect(
-            address,
-            secret,
+            found.address,
+            found.secret,
             session,
-            sock=sock,
+            sock=found.sock,
             take_over=take_over,
             timeout=max(0.1, deadline - time.monotonic()),
-            name=name,
+            name=found.name,
             output=output,
             output_dir=output_dir,
             watch=watch,
@@ -90,13 +73,50 @@ def attach(
     except WorldError as error:
         cause = error.__cause__
         if known is not None and isinstance(cause, ConnectionRefusedError) and cause.errno is None:
+            where = ":".join(map(str, found.address[1:]))
             raise WorldError(
-                f"the secret in the key file is not that of the world at {':'.join(map(str, address[1:]))}: "
-                "was that started anew? `mpiframe key NAME` on its host prints the right one"
+                f"the secret in the key file is not that of the world at {where}: was that started anew? "
+                "`mpiframe key NAME` on its host prints the right one"
             ) from error
         raise
     jupyter.welcome(client)
     return client
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where a world's hub listens, and what it takes to be let in."""
+
+    address: tuple[str, ...]
+    secret: bytes
+    name: str
+    sock: socket.socket | None = None  # a connection that is open already
+
+
+def _find(
+    world: str | os.PathLike[str] | None,
+    known: Key | None,
+    key: str | os.PathLike[str] | None,
+    timeout: float,
+) -> _Found:
+    if isinstance(world, os.PathLike) or (world is not None and "/" in world):
+        path = os.fspath(world)
+        secret = _wanted(known, f"the socket {path}").secret
+        return _Found(("unix", os.path.expanduser(path)), secret, Path(path).stem)
+    if world is not None and secure.is_address(world):
+        known = _wanted(known, world)
+        if not known.fingerprint:
+            raise WorldError(
+                f"{key} is the key of a world that did not listen on TCP when it was made: "
+                "fetch it again (`mpiframe key NAME` on its host)"
+            )
+        host, port = secure.split_address(world)
+        sock = secure.connect(world, known.fingerprint, timeout)
+        return _Found(("tcp", host, str(port)), known.secret, known.name, sock)
+    place, card = places.running(world)
+    if not card.ready:
+        raise WorldError(f"the world {place.name} is only just starting: try again in a moment")
+    return _Found(("unix", str(place.socket)), place.secret(), place.name)
 
 
 def _wanted(key: Key | None, where: str) -> Key:
