@@ -344,6 +344,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("launcher", full, indirect=True, ids=lambda python: python.name)
 
 
+def each_python(metafunc: pytest.Metafunc) -> None:
+    """A module's `pytest_generate_tests` where its tests take a `python`: each that is not the site's."""
+    if "python" in metafunc.fixturenames:
+        full = [python for python in pythons() if not python.is_site]
+        metafunc.parametrize("python", full, ids=lambda python: python.name)
+
+
 @pytest.fixture
 def launcher(request: pytest.FixtureRequest) -> Iterator[Launcher]:
     """Starts worlds with one of the MPIs."""

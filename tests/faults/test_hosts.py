@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import each_python
 from tests.faults import hosts as cluster
 
 PORTS = (47100, 47109)
@@ -68,11 +69,7 @@ def vendor_of(executable: str) -> str:
     ).stdout.strip()
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    found = metafunc.config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
-    full = [p for p in found.pythons() if not p.is_site]  # type: ignore[union-attr]
-    if "python" in metafunc.fixturenames:
-        metafunc.parametrize("python", full, ids=lambda python: python.name)
+pytest_generate_tests = each_python
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import random
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,17 +27,6 @@ class Messages(MessageCommands, Plugin):
 @pytest.fixture
 def events() -> queue.Queue[Any]:
     return queue.Queue()
-
-
-@pytest.fixture
-def group(monkeypatch: pytest.MonkeyPatch) -> Group:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    address = f"239.{random.randrange(1, 255)}.{random.randrange(255)}.{random.randrange(1, 255)}"
-    monkeypatch.setenv("DIFX_MESSAGE_GROUP", address)
-    monkeypatch.setenv("DIFX_MESSAGE_PORT", str(port))
-    return Group(address, port)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import each_python
 from tests.faults.test_hosts import vendor_of
 from tests.plugins.scheduler.torque_wrappers import put_on_path
 from tests.templates import ROOT, choose, command_of, fill_in, text_of
@@ -56,11 +57,7 @@ sys.exit({ENDS_WITH})
 """
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    found = metafunc.config.pluginmanager.get_plugin(str(Path(__file__).parents[2] / "conftest.py"))
-    full = [p for p in found.pythons() if not p.is_site]  # type: ignore[union-attr]
-    if "python" in metafunc.fixturenames:
-        metafunc.parametrize("python", full, ids=lambda python: python.name)
+pytest_generate_tests = each_python
 
 
 @pytest.fixture
