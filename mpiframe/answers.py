@@ -25,6 +25,7 @@ from mpiframe.errors import (
 from mpiframe.messages import Outcome, PluginCall, Request, Response, Status
 from mpiframe.output import STDERR, STDOUT
 from mpiframe.queues import End
+from mpiframe.wording import shorten
 
 log = logging.getLogger("mpiframe")
 
@@ -125,13 +126,6 @@ def place(request: Request, host: str | None) -> str:
     """The words for where a command ran."""
     where = f" on {host}" if host else ""
     return f"request {request.id} ({shorten(request.command)}) on server {request.server}{where}"
-
-
-def shorten(command: Any, width: int = 60) -> str:
-    """A command in one short line."""
-    text = command if isinstance(command, str) else getattr(command, "__qualname__", repr(command))
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 3] + "..."
 
 
 _FRAME = re.compile(r'^(\s*)File "(.+)", line (\d+), in .*$')

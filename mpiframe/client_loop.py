@@ -13,7 +13,7 @@ from time import time as clock
 from typing import Any, Protocol
 
 from mpiframe import doorbell
-from mpiframe.answers import CommandFuture, decode, keep, lost_error, place, shorten
+from mpiframe.answers import CommandFuture, decode, keep, lost_error, place
 from mpiframe.codec import pack, unpack
 from mpiframe.commands import Encoded
 from mpiframe.driver import Driver
@@ -26,6 +26,7 @@ from mpiframe.pulse import Pulse
 from mpiframe.queues import Cancel, Dispatcher, End, Instruction, Interrupt, Overdue, Send
 from mpiframe.recovery import Losses
 from mpiframe.transport import AWAY, Peer
+from mpiframe.wording import shorten
 from mpiframe.world import World
 
 log = logging.getLogger("mpiframe")

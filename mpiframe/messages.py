@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mpiframe.wording import duration, represent, shorten, without_middle
+
 if TYPE_CHECKING:
     from mpiframe.errors import MpiframeError
 
@@ -187,7 +189,7 @@ class Response:
         return self.finished_at - self.started_at
 
     def __repr__(self) -> str:
-        words = [f"{name}={_short(value)}" for name, value in self._what_came()]
+        words = [f"{name}={shorten(value)}" for name, value in self._what_came()]
         return f"<Response {self.id}: {self._headline()}{''.join(f', {word}' for word in words)}>"
 
     def _headline(self) -> str:
@@ -195,13 +197,13 @@ class Response:
         if self.server is not None:
             words += f" on server {self.server}"
         if self.seconds is not None:
-            words += f" in {_span(self.seconds)}"
+            words += f" in {duration(self.seconds)}"
         return words
 
     def _what_came(self) -> list[tuple[str, str]]:
         found = []
         if self.ret is not None:
-            found.append(("ret", _repr(self.ret)))
+            found.append(("ret", represent(self.ret)))
         found += [(n, repr(t)) for n, t in (("stdout", self.stdout), ("stderr", self.stderr)) if t]
         if self.traceback:
             found.append(("error", self.traceback.rstrip().rpartition("\n")[2]))
@@ -212,52 +214,20 @@ class Response:
         from html import escape
 
         colour = "#2a7" if self.successful else "#b00"
-        what = self.command if isinstance(self.command, str) else _name_of(self.command)
         where = f" ({escape(self.host)})" if self.host else ""
         text = (
             f'<div class="mpiframe-response"><span style="color:{colour}">&#9679;</span> '
             f"request {self.id}: {escape(self._headline())}{where} &nbsp; "
-            f"<code>{escape(_short(what, 100))}</code>"
+            f"<code>{escape(shorten(self.command, 100))}</code>"
         )
         parts = [("stdout", self.stdout), ("stderr", self.stderr), ("", self.traceback or "")]
         if self.ret is not None:
-            parts.insert(0, ("", _repr(self.ret)))
+            parts.insert(0, ("", represent(self.ret)))
         for name, part in parts:
             if part:
                 head = f"<small>{name}</small>" if name else ""
-                text += f'{head}<pre style="margin:0 0 0 1.5em">{escape(_middle(part))}</pre>'
+                text += f'{head}<pre style="margin:0 0 0 1.5em">{escape(without_middle(part))}</pre>'
         return text + "</div>"
-
-
-def _repr(value: Any) -> str:
-    try:
-        return repr(value)
-    except Exception as error:  # the user's class; the response is there all the same
-        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("us", 1e-6), ("ms", 1e-3)):
-        if seconds < 999.5 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:,.0f} s"
-
-
-def _name_of(command: Any) -> str:
-    return getattr(command, "__qualname__", None) or _repr(command)
-
-
-def _short(text: str, width: int = 60) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 3] + "..."
-
-
-def _middle(text: str, most: int = 20_000) -> str:
-    """A long text without its middle: a notebook keeps what it shows."""
-    left_out = len(text) - most
-    if left_out <= 0:
-        return text
-    return f"{text[: most // 2]}\n[{left_out:,} characters left out here]\n{text[-most // 2 :]}"
 
 
 @dataclass(frozen=True, slots=True)

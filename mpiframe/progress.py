@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mpiframe.answers import CommandFuture, Loop, shorten
+from mpiframe.answers import CommandFuture, Loop
 from mpiframe.bars import Display, Picture, find_display
 from mpiframe.errors import CommandArgumentError, CommandTimeout, RequestError
 from mpiframe.messages import Request, Status
+from mpiframe.wording import shorten
 
 if TYPE_CHECKING:
     from mpiframe.mapping import Start

@@ -23,12 +23,12 @@ from time import time as clock
 from typing import Any
 
 from mpiframe import trace_file
-from mpiframe.answers import shorten
 from mpiframe.client_loop import ClientLoop
 from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import scrub_environment
 from mpiframe.messages import Request, Status
 from mpiframe.trace_file import BEGIN, CLOSE, END, LATE, LENGTH, SAMPLE
+from mpiframe.wording import shorten
 from mpiframe.world import CLIENT, World
 
 log = logging.getLogger("mpiframe")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpiframe.answers import CommandFuture, Holder, place, response, shorten
+from mpiframe.answers import CommandFuture, Holder, place, response
 from mpiframe.commands import CommandEncoder, Encoded
 from mpiframe.errors import CommandArgumentError, CommandError, CommandTimeout, RequestError
 from mpiframe.mapping import Items, MapRun
@@ -23,6 +23,7 @@ from mpiframe.progress import progress as await_with_progress
 from mpiframe.proxy import Proxy, load_plugin
 from mpiframe.targets import Target, each, resolve
 from mpiframe.views import ServerTable, View
+from mpiframe.wording import shorten
 
 if TYPE_CHECKING:
     from mpiframe.recording import Recorder

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mpiframe import errors
-from mpiframe.answers import decode, lost_error, shorten, unpacked
+from mpiframe.answers import decode, lost_error, unpacked
 from mpiframe.attached.roster import Roster
 from mpiframe.commands import Encoded
 from mpiframe.ctrl_c import CtrlC
@@ -28,6 +28,7 @@ from mpiframe.hub.wire import Frame, Stream
 from mpiframe.messages import Mode, PluginCall, Request, Status, Up
 from mpiframe.output import Printer
 from mpiframe.queues import End
+from mpiframe.wording import shorten
 
 log = logging.getLogger("mpiframe")
 

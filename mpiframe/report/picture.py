@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mpiframe.report.analysis import REASONS, RUNNING, Analysis
-from mpiframe.report.words import headline, limits, notes, seconds_of, size_of
+from mpiframe.report.words import headline, limits, notes, size_of
+from mpiframe.wording import duration
 
 matplotlib.use("agg")
 
@@ -188,13 +189,13 @@ def _waits(axes: Axes, analysis: Analysis) -> None:
     for phase, values in analysis.waits.items():
         counts, _ = np.histogram(np.clip(values, 1e-6, None), bins)
         highest = max(highest, int(counts.max()))
-        middle, late = (seconds_of(float(np.quantile(values, share))) for share in (0.5, 0.99))
+        middle, late = (duration(float(np.quantile(values, share))) for share in (0.5, 0.99))
         label = f"{words[phase]}: median {middle}, 99 % {late}"
         axes.stairs(counts, bins, color=_PHASES[phase], label=label, linewidth=1.5)
         axes.stairs(counts, bins, color=_PHASES[phase], fill=True, alpha=0.12)
     axes.set_xscale("log")
     axes.set_ylim(0, 1.4 * highest)  # the legend has its place
-    axes.xaxis.set_major_formatter(lambda value, _: seconds_of(value))
+    axes.xaxis.set_major_formatter(lambda value, _: duration(value))
     axes.set_ylabel("commands")
     axes.set_xlabel("time a command spent")
     axes.set_title("How long commands waited")
@@ -205,12 +206,12 @@ def _tables(axes: Axes, analysis: Analysis) -> None:
     axes.set_axis_off()
     lines: list[tuple[str, str, Any]] = [("Commands by the time they ran", "", "bold")]
     for name, count, seconds in analysis.names[:5]:
-        lines.append((f"{seconds_of(seconds)}", f"{count:,} x {name}", "normal"))
+        lines.append((f"{duration(seconds)}", f"{count:,} x {name}", "normal"))
     lines.append(("", "", "normal"))
     lines.append(("Largest transfers", "", "bold"))
     for t in analysis.transfers[:5]:
         arrow = "to" if t.way == "out" else "from"
-        lines.append((size_of(t.size), f"{arrow} {t.server} in {seconds_of(t.seconds)}: {t.name}", "normal"))
+        lines.append((size_of(t.size), f"{arrow} {t.server} in {duration(t.seconds)}: {t.name}", "normal"))
     if not analysis.transfers:
         lines.append(("none", "of 64 KiB or more", "normal"))
     for row, (left, right, weight) in enumerate(lines):

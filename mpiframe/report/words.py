@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mpiframe.report.analysis import REASONS, RUNNING, Analysis, Server
+from mpiframe.wording import duration
 
 _BUSY = 0.85  # from here on the servers are what limits
 _MANY = 40  # servers that are all shown
@@ -84,7 +85,7 @@ def _say(key: str, analysis: Analysis) -> str:
     return (
         f"A few long commands: for {share} nothing was left to run while the last commands of a round ended "
         f"elsewhere; the longest was {trace.names[trace.name[longest]]} "
-        f"({seconds_of(float(took[longest]))}, request {int(trace.id[longest])}). Push the longest first, or "
+        f"({duration(float(took[longest]))}, request {int(trace.id[longest])}). Push the longest first, or "
         "cut them in pieces."
     )
 
@@ -97,21 +98,13 @@ def size_of(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def seconds_of(value: float) -> str:
-    """A time in its best unit."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value * 1e6:.3g} us"
-
-
 def headline(analysis: Analysis) -> str:
     """The run in a line."""
     trace, busiest = analysis.trace, analysis.busiest
     parts = [
-        f"{len(trace):,} commands on {len(analysis.servers)} servers in {seconds_of(analysis.seconds)}",
+        f"{len(trace):,} commands on {len(analysis.servers)} servers in {duration(analysis.seconds)}",
         f"servers busy {analysis.spent[RUNNING]:.0%}",
-        f"busiest: {busiest.label} ({seconds_of(busiest.busy)}, {busiest.spent[RUNNING]:.0%})",
+        f"busiest: {busiest.label} ({duration(busiest.busy)}, {busiest.spent[RUNNING]:.0%})",
     ]
     return "; ".join(parts)
 
@@ -130,8 +123,8 @@ def notes(analysis: Analysis) -> list[str]:
         found.append(f"{missing:,} records are missing: they came faster than they could be written.")
     for rank, (offset, error) in sorted(trace.clocks.items()):
         found.append(
-            f"The clock of {trace.servers.get(rank, rank)} was {seconds_of(abs(offset))} "
-            f"{'ahead' if offset > 0 else 'behind'}; its times are right to {seconds_of(error)}."
+            f"The clock of {trace.servers.get(rank, rank)} was {duration(abs(offset))} "
+            f"{'ahead' if offset > 0 else 'behind'}; its times are right to {duration(error)}."
         )
     return found
 
@@ -173,11 +166,11 @@ def _lines(analysis: Analysis, width: int) -> Iterator[str]:
     yield "Waited   median    90 %    99 %    most"
     for phase, values in analysis.waits.items():
         marks = [*np.quantile(values, [0.5, 0.9, 0.99]), values.max()]
-        yield f"{phase:<7}" + "".join(f"{seconds_of(float(mark)):>8}" for mark in marks)
+        yield f"{phase:<7}" + "".join(f"{duration(float(mark)):>8}" for mark in marks)
     yield ""
     yield "Commands by the time they ran"
     for name, count, seconds in analysis.names:
-        numbers = f"{seconds_of(seconds):>9} {count:>8,} x "
+        numbers = f"{duration(seconds):>9} {count:>8,} x "
         yield numbers + name[: max(width - len(numbers), 8)]
     if analysis.transfers:
         yield ""
@@ -185,7 +178,7 @@ def _lines(analysis: Analysis, width: int) -> Iterator[str]:
         for t in analysis.transfers:
             arrow = "to" if t.way == "out" else "from"
             speed = f"{size_of(t.size / t.seconds)}/s" if t.seconds > 0 else "-"
-            line = f"{size_of(t.size):>10} {seconds_of(t.seconds):>9} {speed:>12}  {arrow} {t.server}: "
+            line = f"{size_of(t.size):>10} {duration(t.seconds):>9} {speed:>12}  {arrow} {t.server}: "
             yield f"{line}{t.name}"[:width]
     for note in notes(analysis):
         yield ""

@@ -15,6 +15,7 @@ from mpiframe.answers import CommandFuture
 from mpiframe.execution import Executor
 from mpiframe.messages import Mode, PluginCall, Request, Status
 from mpiframe.queues import End
+from mpiframe.wording import shorten
 
 
 class Loop:
@@ -199,7 +200,7 @@ def test_a_request_that_was_queued_for_a_server_that_ended_and_why() -> None:
     ],
 )
 def test_commands_are_shortened_to_one_line(command: Any, short: str) -> None:
-    assert answers.shorten(command) == short
+    assert shorten(command) == short
 
 
 def test_source_lines_that_only_the_client_has_are_added(monkeypatch: pytest.MonkeyPatch) -> None:

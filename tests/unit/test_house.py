@@ -19,7 +19,7 @@ from mpiframe import ctrl_c
 PACKAGE = Path(mpiframe.__file__).parent
 
 FLOORS = {
-    0: ["errors", "messages", "config"],
+    0: ["wording", "errors", "messages", "config"],
     1: [
         "machine",
         "queues",
