@@ -69,7 +69,7 @@ class Client(Session):
         if request is None:  # the future has its value
             return False
         rank = request.server
-        if rank is not None and not request.ended and not self._loop.can_reach(rank):
+        if rank is not None and not request.ended and not self._loop.lines.reach(rank):
             raise self._unreachable(rank)
         return self._loop.call_off(request)
 
@@ -85,7 +85,7 @@ class Client(Session):
         ranks = resolve(target, self._loop.dispatcher)
         for rank in each(ranks):
             running = self._loop.dispatcher.running(rank)
-            if running is not None and not self._loop.control(rank, doorbell.INTERRUPT, running):
+            if running is not None and not self._loop.lines.send(rank, doorbell.INTERRUPT, running):
                 raise self._unreachable(rank)
 
     def _unreachable(self, rank: int) -> WorldError:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import time as clock
 from typing import Any, Protocol
 
 from mpiframe import doorbell
+from mpiframe.ahead import Ahead
 from mpiframe.answers import CommandFuture, decode, keep, lost_error, place
 from mpiframe.codec import pack, unpack
 from mpiframe.commands import Encoded
 from mpiframe.driver import Driver
 from mpiframe.errors import WorldError
-from mpiframe.machine import is_stopped
+from mpiframe.lines import Lines
 from mpiframe.messages import Down, Outcome, Owner, Request, Status, Up
 from mpiframe.observers import Observed
 from mpiframe.output import Printer
+from mpiframe.pressed import Pressed
 from mpiframe.pulse import Pulse
 from mpiframe.queues import Cancel, Dispatcher, End, Instruction, Interrupt, Overdue, Send
 from mpiframe.recovery import Losses
@@ -31,8 +29,6 @@ from mpiframe.world import World
 
 log = logging.getLogger("mpiframe")
 
-_STUCK = 10e-3
-"""Seconds that a server may be on one command until what was sent ahead behind it is had back."""
 _SLACK = 0.5
 """Seconds by which a server ends itself later than it is said here that it will."""
 _RUN, _ANSWERS = int(Down.RUN), int(Up.ANSWERS)
@@ -80,21 +76,19 @@ class ClientLoop(Driver, Observed):
         Observed.__init__(self)
         self.world = world
         self.dispatcher = Dispatcher(world.config.kill_grace)
+        self.lines = Lines(world.transport, self.lock, self.heard, self.server_gone)
+        self._ahead = Ahead(self.dispatcher, self.lines, self._carry_out)
+        self.pressed = Pressed(self, world.config.grace / 2)
         self.requests: dict[int, Request] = {}  # until fetched
         self.last_id = 0
         self.closing = False  # from here on nothing can be pushed: nobody would answer
         self.open = 0  # requests of the client's own that have not ended
         self.others_open = 0  # those of sessions
-        self._ahead: dict[int, tuple[int | None, float]] = {}  # servers with commands sent ahead: (which
-        # command it was on, monotonic seconds at which it should be on another)
-        self._asked_back: dict[int, int] = {}  # rank -> serial of the last command it was asked not to run
         self.communicators: dict[tuple[int, ...], int] = {}  # by members: how often theirs was spoilt
         self.recovering: set[int] = set()  # servers that are being ended for a restart, or started
         self.newcomers: set[int] = set()  # servers that were not there from the start
         self.gates: dict[int, Gate] = {}  # by the ids of requests that are members of a collective
         self.on_roster: Callable[[], None] = lambda: None  # servers have gone or come; with the lock
-        self.end_session: Callable[[], None] = lambda: None
-        self.at_prompt = False  # a user types the commands: no Ctrl-C ends the session
         self.stopped: set[int] = set()  # servers that ended their session in order
         self.losses = Losses(lambda rank: self.dispatcher.running(rank) is not None)
         self.is_replaced: Callable[[int], bool] = _never
@@ -102,9 +96,9 @@ class ClientLoop(Driver, Observed):
         self._deliver_other = deliver
         self.subscribe: Subscribe = _cannot_subscribe
         self._known: dict[int, set[int]] = {rank: set() for rank in world.servers}
-        self.pulse = Pulse(self.lock, self.dispatcher.ranks, self.control, self.wait, world.config.patience)
-        self.excused: set[int] = set()  # requests that Ctrl-C has ended: that they failed is no news
-        self._pressed_for: list[Request] = []  # what the last Ctrl-C was to end
+        self.pulse = Pulse(
+            self.lock, self.dispatcher.ranks, self.lines.send, self.wait, world.config.patience
+        )
         self._why_ended: dict[int, str] = {}  # rank -> why its process was ended
 
     # -- life --------------------------------------------------------------------------------------
@@ -114,16 +108,11 @@ class ClientLoop(Driver, Observed):
         with self.lock:
             for rank in self.world.servers:
                 peer = self._transport.peers[rank]
-                self._listen_to(peer)
+                self.lines.listen(peer)
                 self._carry_out(self.dispatcher.joined(rank, alone=peer.control is None))
             self._transport.show(AWAY)
         self._thread.start()
         self.ctrl_c.install()
-
-    def _listen_to(self, peer: Peer) -> None:
-        if peer.control is not None:
-            peer.control.setblocking(False)
-            self._transport.watch(peer.control.fileno(), _Hear(self, peer.rank, peer.control))
 
     # -- servers that are replaced (with the lock) ---------------------------------------------------
 
@@ -137,7 +126,7 @@ class ClientLoop(Driver, Observed):
     def welcome(self, peer: Peer) -> None:
         """A replacement has come; it gets nothing of its queue yet."""
         self._transport.add(peer)
-        self._listen_to(peer)
+        self.lines.listen(peer)
         self.stopped.discard(peer.rank)
         if peer.local and self._transport.begun is not None:
             self._transport.begun[peer.rank] = 0
@@ -213,8 +202,7 @@ class ClientLoop(Driver, Observed):
 
     def _expect_progress(self, rank: int) -> None:
         """Look in time whether this server is on another command: others wait for this one to end."""
-        if rank not in self._ahead:
-            self._ahead[rank] = self.dispatcher.running(rank), time.monotonic() + _STUCK
+        if self._ahead.expect(rank):
             self.kick()  # whoever sleeps is to look in time
 
     def push_to_idle(
@@ -285,49 +273,14 @@ class ClientLoop(Driver, Observed):
         return bool(instructions)
 
     def was_interrupted(self, requests: Sequence[Request]) -> None:
-        """Ctrl-C ended a wait for these: interrupt them; a second one meanwhile ends the session.
-
-        At a prompt it does not: it ends the wait for those that do not heed the first.
-        """
-        again = any(not r.told for r in self._pressed_for)
-        self._pressed_for = waiting = [r for r in requests if not r.told]
-        if again and not self.at_prompt:
-            self.end_session()
-            return
-        self.excused.update(r.id for r in waiting)
-        for request in waiting:
-            if request.server is not None and self.dispatcher.running(request.server) == request.id:
-                self.control(request.server, doorbell.INTERRUPT, request.id)
-            else:
-                self.call_off(request)
-        try:
-            # A moment, so that whoever catches the KeyboardInterrupt finds the servers free again.
-            self.wait(lambda: all(r.told for r in waiting), self.world.config.grace / 2)
-        except KeyboardInterrupt:
-            if not self.at_prompt:
-                self.end_session()
+        """Ctrl-C ended a wait for these."""
+        self.pressed.during(requests)
 
     def say(self, rank: int, message: tuple[Any, ...]) -> None:
         """Send a message that is no command."""
         with self.lock:
             if rank in self._transport.peers:
                 self._transport.send(rank, pack(message))
-
-    def can_reach(self, rank: int) -> bool:
-        """Whether there is a control connection to this server."""
-        peer = self._transport.peers.get(rank)
-        return peer is not None and peer.control is not None
-
-    def control(self, rank: int, kind: bytes, id: int = 0, serial: int = 0) -> bool:
-        """Write a record on the control connection; whether there is one that takes it."""
-        peer = self._transport.peers.get(rank)
-        if peer is None or peer.control is None:
-            return False
-        try:
-            peer.control.send(doorbell.RECORD.pack(kind, id, 0.0, serial))
-        except OSError:
-            return False
-        return True
 
     # -- what servers say (with the lock) -----------------------------------------------------------
 
@@ -437,10 +390,9 @@ class ClientLoop(Driver, Observed):
         local = self._transport.peers[rank].local and self._transport.begun is not None
         begun = self._transport.begun[rank] if local else None
         self._transport.drop(rank)
-        self._ahead.pop(rank, None)
+        self._ahead.gone(rank)
         self._known[rank].clear()
         self.losses.any = True
-        self._asked_back.pop(rank, None)
         self.pulse.gone(rank)
         if rank not in self.stopped:
             self.stopped.add(rank)
@@ -451,34 +403,13 @@ class ClientLoop(Driver, Observed):
         self.on_roster()
 
     def _due(self) -> float | None:
-        due = self.dispatcher.next_deadline()
-        for _, at in self._ahead.values():  # the first is the earliest
-            return at if due is None else min(due, at)
-        return due
+        due, look = self.dispatcher.next_deadline(), self._ahead.due()
+        return min(due, look) if due is not None and look is not None else due or look
 
     def _time_passed(self) -> None:
         now = time.monotonic()
         self._carry_out(self.dispatcher.time_passed(now))
-        while self._ahead:
-            rank, (id, at) = next(iter(self._ahead.items()))
-            if at > now:
-                break
-            del self._ahead[rank]
-            waiting, running = self.dispatcher.recallable(rank), self.dispatcher.running(rank)
-            if running == id:
-                self._ask_back(rank, waiting)
-                if self.dispatcher.awaited() == rank:
-                    self._carry_out(self.dispatcher.spread())
-            if waiting or self.dispatcher.awaited() == rank:
-                self._ahead[rank] = running, now + _STUCK
-
-    def _ask_back(self, rank: int, waiting: list[Request]) -> None:
-        """Each once: a server that is stopped must not be sent records without end."""
-        for request in waiting:
-            if request.serial > self._asked_back.get(rank, 0):
-                if not self.control(rank, doorbell.RECALL, request.id, request.serial):
-                    return
-                self._asked_back[rank] = request.serial
+        self._ahead.look(now)
 
     # -- what the dispatcher says (with the lock) ----------------------------------------------------
 
@@ -495,9 +426,9 @@ class ClientLoop(Driver, Observed):
                     self.losses.ended(instruction.server, instruction.request)
                 self._deliveries.append((instruction.request, instruction, ()))
             elif type(instruction) is Interrupt:
-                self.control(instruction.rank, doorbell.INTERRUPT, instruction.id)
+                self.lines.send(instruction.rank, doorbell.INTERRUPT, instruction.id)
             elif type(instruction) is Cancel:
-                self.control(instruction.rank, doorbell.CANCEL, instruction.id, instruction.serial)
+                self.lines.send(instruction.rank, doorbell.CANCEL, instruction.id, instruction.serial)
             elif type(instruction) is Overdue:
                 self._deliveries.append((instruction.request, instruction, ()))
 
@@ -515,13 +446,7 @@ class ClientLoop(Driver, Observed):
             grace,
         )
         # It ends itself in a moment, unless it was stopped before the command came.
-        peer = self._transport.peers.get(rank)
-        pid = doorbell.pid_behind(peer.control) if peer is not None and peer.control is not None else 0
-        if pid:
-            # SIGABRT has it say where it is. A stopped process cannot, and if it were continued for it, it
-            # could answer what is queued before it has ended.
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL if is_stopped(pid) else signal.SIGABRT)
+        self.lines.abort(rank)
 
     def _send(self, rank: int, requests: list[Request]) -> None:
         commands: list[Any] = []
@@ -640,28 +565,3 @@ class ClientLoop(Driver, Observed):
         with self.lock:
             self._carry_out(self.dispatcher.resumed(rank))
         self.kick()
-
-
-class _Hear:
-    """Reads one server's control connection; called by whoever sleeps on the doorbells."""
-
-    def __init__(self, loop: ClientLoop, rank: int, sock: socket.socket) -> None:
-        self._loop, self._rank, self._sock = loop, rank, sock
-        self._data = b""
-
-    def __call__(self) -> None:
-        with self._loop.lock:
-            try:
-                part = self._sock.recv(4096)
-            except BlockingIOError:
-                return  # another thread has read it
-            except OSError:
-                part = b""
-            if not part:
-                self._loop.server_gone(self._rank)
-                return
-            self._data += part
-            size = doorbell.RECORD.size
-            while len(self._data) >= size:
-                record, self._data = self._data[:size], self._data[size:]
-                self._loop.heard(self._rank, record)

@@ -18,7 +18,18 @@ from types import FrameType
 from typing import Any
 
 _AGAIN = 0.02  # seconds until it is tried again
-_BOOKS = ("driver", "client_loop", "transport", "queues", "answers", "attached.loop", "hub.wire")
+_BOOKS = (
+    "driver",
+    "client_loop",
+    "lines",
+    "ahead",
+    "pressed",
+    "transport",
+    "queues",
+    "answers",
+    "attached.loop",
+    "hub.wire",
+)
 _KEEPING_BOOKS = {f"mpiframe.{name}" for name in _BOOKS}
 _PRINTING = ("mpiframe.output", "mpiframe.bars")
 """What servers print is printed in the middle of the books, by streams that may be others', as Jupyter's."""

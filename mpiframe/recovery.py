@@ -175,11 +175,11 @@ class Recovery:
         loop, config = self._loop, self._world.config
         peers = loop._transport.peers
         for rank in ranks:
-            loop.control(rank, doorbell.ABANDON)
+            loop.lines.send(rank, doorbell.ABANDON)
             loop.say(rank, (int(Down.STOP),))
         loop.wait(lambda: all(r in loop.stopped or r not in peers for r in ranks), config.grace)
         for rank in ranks:
-            loop.control(rank, doorbell.LEAVE)
+            loop.lines.send(rank, doorbell.LEAVE)
         if not loop.wait(lambda: not any(r in peers for r in ranks), config.grace):
             for rank in ranks:
                 if rank in peers:

@@ -71,7 +71,7 @@ class Session(Verbs):
         self._hearing = Hearing(world, printer)
         self._loop: ClientLoop = ClientLoop(world, printer, self._hearing.hear)
         self._loop.subscribe = self._hearing.subscribe
-        self._loop.end_session = self.abandon
+        self._loop.pressed.end_session = self.abandon
         self._encoder = CommandEncoder(world.config.large, self._loop.forget_functions)
         self._ids = itertools.count(1)
         self._service_ids = itertools.count(-1, -1)
@@ -141,11 +141,11 @@ class Session(Verbs):
     @property
     def at_prompt(self) -> bool:
         """Whether commands are typed: then Ctrl-C interrupts them, however often, and the session goes on."""
-        return self._loop.at_prompt
+        return self._loop.pressed.at_prompt
 
     @at_prompt.setter
     def at_prompt(self, value: bool) -> None:
-        self._loop.at_prompt = value
+        self._loop.pressed.at_prompt = value
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class Session(Verbs):
         self._cancel_queued()
         loop, grace = self._loop, self._world.config.grace
         for rank in loop.dispatcher.ranks():
-            loop.control(rank, doorbell.ABANDON)
+            loop.lines.send(rank, doorbell.ABANDON)
         try:
             loop.wait(lambda: loop.open == loop.others_open == 0, grace)
         except KeyboardInterrupt:
@@ -242,7 +242,7 @@ class Session(Verbs):
         return {rank for rank in self._world.servers if self._loop.dispatcher.running(rank) is not None}
 
     def _raise_unseen(self) -> None:
-        excused = self._loop.excused
+        excused = self._loop.pressed.excused
         raise_unseen([r for r in self._loop.requests.values() if r.id not in excused])
 
     def _cancel_queued(self) -> None:

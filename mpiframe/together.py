@@ -141,7 +141,7 @@ class Together:
                 if request.told or request.server is None:
                     continue
                 if self._open:
-                    self._loop.control(request.server, doorbell.BREAK, request.id)
+                    self._loop.lines.send(request.server, doorbell.BREAK, request.id)
                 elif request.id in self._arrived:
                     self._let_in(request.server, request.id)
         for request in self.requests:
@@ -156,7 +156,7 @@ class Together:
         for request in self.requests:
             running = request.server is not None and loop.dispatcher.running(request.server)
             if not request.told and running == request.id:
-                loop.control(request.server or 0, doorbell.INTERRUPT, request.id)
+                loop.lines.send(request.server or 0, doorbell.INTERRUPT, request.id)
         # What is queued behind other commands comes to its gate in its own time, and finds it broken.
         stuck = [r for r in self.requests if self._open or r.id in self._arrived]
         if not loop.wait(lambda: all(r.id in self._ended for r in stuck), config.stop_timeout):

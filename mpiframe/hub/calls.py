@@ -128,7 +128,7 @@ def _cancel(call: Call, *, id: int, running: bool) -> dict[str, Any]:
         return {"value": False}
     if not running:
         return {"value": loop.cancel(request)}
-    if request.server is not None and not loop.can_reach(request.server):
+    if request.server is not None and not loop.lines.reach(request.server):
         raise call.hub.client._unreachable(request.server)
     return {"value": loop.call_off(request)}
 
@@ -142,7 +142,7 @@ def _interrupt_requests(call: Call, *, ids: list[int]) -> dict[str, Any]:
         if request is None:
             continue
         if request.server is not None and loop.dispatcher.running(request.server) == request.id:
-            loop.control(request.server, doorbell.INTERRUPT, request.id)
+            loop.lines.send(request.server, doorbell.INTERRUPT, request.id)
         else:
             loop.call_off(request)
     return {}
@@ -163,7 +163,7 @@ def _interrupt(call: Call, *, ranks: list[int], named: bool) -> dict[str, Any]:
                 raise Refused(
                     f"server {rank} runs a command of {whose}, which is not for others to interrupt"
                 )
-        elif not loop.control(rank, doorbell.INTERRUPT, running):
+        elif not loop.lines.send(rank, doorbell.INTERRUPT, running):
             raise call.hub.client._unreachable(rank)
     return {}
 

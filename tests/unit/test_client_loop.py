@@ -71,18 +71,18 @@ def test_each_command_is_asked_back_once(server: Server) -> None:
         return [Request(id=10 + n, target=None, key=1, command="", frame=(), serial=n) for n in serials]
 
     for _ in range(100):
-        loop._ask_back(1, waiting(2, 3, 4))
+        loop._ahead.ask_back(1, waiting(2, 3, 4))
     assert server.unread() == {doorbell.RECALL: 3}
-    loop._ask_back(1, waiting(4, 5))
+    loop._ahead.ask_back(1, waiting(4, 5))
     assert server.unread() == {doorbell.RECALL: 1}
 
 
 def test_a_command_that_could_not_be_asked_back_is_asked_back_later(server: Server) -> None:
     loop = server.loop
-    while loop.control(1, doorbell.INTERRUPT, 7):  # until there is no room
+    while loop.lines.send(1, doorbell.INTERRUPT, 7):  # until there is no room
         pass
     request = Request(id=10, target=None, key=1, command="", frame=(), serial=1)
-    loop._ask_back(1, [request])
+    loop._ahead.ask_back(1, [request])
     assert server.unread()[doorbell.RECALL] == 0
-    loop._ask_back(1, [request])
+    loop._ahead.ask_back(1, [request])
     assert server.unread() == {doorbell.RECALL: 1}

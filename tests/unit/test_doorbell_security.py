@@ -535,7 +535,7 @@ SOCKET_READERS = {
     ("hub.wire", "_talk"),
     ("hub.wire", "_talk_in"),
     ("control", "run"),
-    ("client_loop", "__call__"),
+    ("lines", "read"),
     ("transport", "_drain"),
     ("launcher.supervise", "_next_signal"),
     ("plugins.scheduler.local", "__init__"),  # JSON
