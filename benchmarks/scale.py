@@ -449,8 +449,9 @@ def drive(servers: int, n: int, target: str, seconds: float, wave: int, share: i
     `wave` commands a server are pushed at a time, then the servers answer in turn, each at most `share` of
     what it holds at once, until half of them are done; and so on.
     """
+    from mpiframe.instructions import Send
     from mpiframe.messages import Request
-    from mpiframe.queues import Dispatcher, Send
+    from mpiframe.queues import Dispatcher
 
     dispatcher = Dispatcher()
     holds: list[deque[int]] = [deque() for _ in range(servers + 1)]

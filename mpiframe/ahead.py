@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 
 from mpiframe import doorbell
+from mpiframe.instructions import Instruction
 from mpiframe.lines import Lines
 from mpiframe.messages import Request
-from mpiframe.queues import Dispatcher, Instruction
+from mpiframe.queues import Dispatcher
 
 _STUCK = 10e-3
 """Seconds that a server may be on one command until what was sent ahead behind it is had back."""

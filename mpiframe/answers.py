@@ -22,9 +22,9 @@ from mpiframe.errors import (
     SerializationError,
     ServerLost,
 )
+from mpiframe.instructions import End
 from mpiframe.messages import Outcome, PluginCall, Request, Response, Status
 from mpiframe.output import STDERR, STDOUT
-from mpiframe.queues import End
 from mpiframe.wording import shorten
 
 log = logging.getLogger("mpiframe")

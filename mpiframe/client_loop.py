@@ -15,13 +15,14 @@ from mpiframe.codec import pack, unpack
 from mpiframe.commands import Encoded
 from mpiframe.driver import Driver
 from mpiframe.errors import WorldError
+from mpiframe.instructions import Cancel, End, Instruction, Interrupt, Overdue, Send
 from mpiframe.lines import Lines
 from mpiframe.messages import Down, Outcome, Owner, Request, Status, Up
 from mpiframe.observers import Observed
 from mpiframe.output import Printer
 from mpiframe.pressed import Pressed
 from mpiframe.pulse import Pulse
-from mpiframe.queues import Cancel, Dispatcher, End, Instruction, Interrupt, Overdue, Send
+from mpiframe.queues import Dispatcher
 from mpiframe.recovery import Losses
 from mpiframe.transport import AWAY, Peer
 from mpiframe.wording import shorten

@@ -1,9 +1,9 @@
 """The dispatcher: which request goes to which server, and when. A state machine without I/O.
 
 Events go in (`joined`, `pushed`, `answered`, `deferred`, `recalled`, `lost`, `paused`, `resumed`,
-`cancelled`, `called_off`, `time_passed`, `held`, `released`), and instructions come out (`Send`, `End`,
-`Interrupt`, `Cancel`, `Overdue`); the client carries them out. There is no clock, no thread and no MPI here,
-so every rule of scheduling is tested by plain calls.
+`cancelled`, `called_off`, `time_passed`, `held`, `released`), and `instructions` come out, which the client
+carries out. There is no clock, no thread and no MPI here, so every rule of scheduling is tested by plain
+calls.
 
 The rules:
 
@@ -22,11 +22,13 @@ The rules:
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from mpiframe.instructions import Cancel, End, Instruction, Interrupt, Overdue, Send
 from mpiframe.messages import Owner, Request, Status
+from mpiframe.pace import Pace
 from mpiframe.turns import Queue, count_live
 
 SHORT = 1e-3
@@ -42,74 +44,6 @@ WAKING = 100e-6
 _FEW = 10_000
 """Waiting commands that are counted one by one when somebody asks how many there are."""
 _SENT = Status.SENT  # looking a member up in its class takes as long as the rest of the line
-
-
-@dataclass(slots=True)
-class Send:
-    """Send these requests to this server, in this order."""
-
-    rank: int
-    requests: list[Request]
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """This request ends here, without an answer from a server."""
-
-    request: Request
-    status: Status
-    server: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupt:
-    """Raise KeyboardInterrupt in this request's command, if the server still runs it."""
-
-    rank: int
-    id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Do not begin this request's command, or raise KeyboardInterrupt in it if it runs."""
-
-    rank: int
-    id: int
-    serial: int
-
-
-@dataclass(frozen=True, slots=True)
-class Overdue:
-    """This request's command goes on, long after its time-out has interrupted it: its server is to end."""
-
-    rank: int
-    request: Request
-
-
-Instruction = Send | End | Interrupt | Cancel | Overdue
-
-
-class Pace:
-    """How long commands take, by key: a maximum that decays, so one slow run is remembered a while."""
-
-    def __init__(self, size: int = 4096) -> None:
-        self._seconds: OrderedDict[int, float] = OrderedDict()
-        self._size = size
-
-    def learn(self, key: int, seconds: float) -> None:
-        """Take note that a command with this key took `seconds`."""
-        known = self._seconds
-        old = known.get(key)
-        if old is None:
-            known[key] = seconds
-            if len(known) > self._size:
-                known.popitem(last=False)
-        else:
-            known[key] = seconds if seconds >= old else 0.9 * old + 0.1 * seconds
-
-    def expected(self, key: int) -> float | None:
-        """Seconds, or None while nothing is known."""
-        return self._seconds.get(key)
 
 
 @dataclass(slots=True)

@@ -3,8 +3,8 @@
 Three threads, so that each waits for one thing only:
 
     main      sleeps on the bell; reads MPI, runs commands, answers
-    control   sleeps on the control connection: interrupts, pings, the client's end. No MPI call
-    pump      sleeps until armed; then sends what main could not, because it is busy with a command
+    control   sleeps on the control connection: interrupts, pings, the client's end. No MPI call (`control`)
+    pump      sleeps until armed; then sends what main could not, because it is busy (`outgoing`)
 
 Life: `run` -> [message -> commands -> answers]* -> STOP -> stop hooks -> wait for the client's process to
 end (MPI's own way of waiting for it, in Finalize, would keep a core busy).
@@ -28,7 +28,7 @@ from concurrent.futures import Future
 from time import time as clock
 from typing import Any, NoReturn, TypeVar
 
-from mpiframe.codec import pack, unpack
+from mpiframe.codec import unpack
 from mpiframe.control import Control
 from mpiframe.errors import GroupBroken
 from mpiframe.execution import Executor
@@ -36,16 +36,11 @@ from mpiframe.fuse import Fuse
 from mpiframe.log_forwarder import LogForwarder
 from mpiframe.messages import Buffers, Down, Up
 from mpiframe.namespace import EXPECTED, LIVE, Namespace, restore_builtins
-from mpiframe.output import Capture
+from mpiframe.outgoing import Outgoing
 from mpiframe.transport import ASLEEP, AWAKE
 from mpiframe.world import CLIENT, World
 
-_HOLD = 200e-6  # seconds that answers may wait for the next ones, to share a message
-_RUN, _GATE, _ANSWERS = (
-    int(Down.RUN),
-    int(Down.GATE),
-    int(Up.ANSWERS),
-)  # looking a member up costs as much as a small command
+_RUN, _GATE = int(Down.RUN), int(Down.GATE)  # looking a member up costs as much as a small command
 _T = TypeVar("_T")
 _current: Server | None = None
 
@@ -63,18 +58,13 @@ class Server:
         self.rank = world.rank
         self.host = world.members[world.rank].host
         self._transport = world.transport
-        self._lock = threading.Lock()  # around every use of the transport
         self._executor = Executor(world.config.large)
-        self._capture = Capture(world.config.capture_limit, self._on_text)
+        limit, delay = world.config.capture_limit, world.config.output_delay
+        self._outgoing = Outgoing(world.transport, limit, delay, lambda: self._running != 0)
+        self._capture = self._outgoing.capture
+        self._lock = self._outgoing.lock
+        self.post = self._outgoing.post  # a message for the client, from any thread
         self._queue: deque[tuple[tuple[Any, ...], Any]] = deque()
-        self._answers: list[tuple[Any, ...]] = []
-        self._answer_buffers: list[Any] = []
-        self._oldest = 0.0  # when the first of `_answers` was made
-        self._outbox: deque[tuple[tuple[Any, ...], Buffers]] = deque()
-        self._armed = threading.Lock()
-        self._armed.acquire()
-        self._is_armed = False
-        self._last_text = 0.0
         self._hooks: list[Callable[[], None]] = []
         self._stopping = False
         self._orphaned = False
@@ -107,18 +97,6 @@ class Server:
         """Call `hook` when the session ends, the last one added first."""
         self._hooks.append(hook)
 
-    def post(self, message: tuple[Any, ...], buffers: Buffers = ()) -> None:
-        """Send a message to the client, from any thread, at once or as soon as the lock is free."""
-        self._outbox.append((message, buffers))
-        # Never wait here: a destructor may log or print while this very thread holds the lock.
-        if self._lock.acquire(blocking=False):
-            try:
-                self._flush_outbox()
-            finally:
-                self._lock.release()
-        else:
-            self._arm()
-
     def meet(self, then: Callable[[Any], _T]) -> _T:
         """Wait, asleep, until the commands of all members of a collective have come this far; call `then`.
 
@@ -127,7 +105,7 @@ class Server:
         Raises GroupBroken if a member never will come.
         """
         request = self._running
-        self._flush()
+        self._outgoing.flush()
         self._meeting = request
         try:
             self.post((int(Up.ARRIVED), request))
@@ -221,7 +199,7 @@ class Server:
         handler = LogForwarder(self)
         logging.getLogger().addHandler(handler)
         logging.captureWarnings(False)
-        threading.Thread(target=self._pump, name="mpiframe-pump", daemon=True).start()
+        self._outgoing.start()
         if self._control is not None:
             self._control.start()
 
@@ -255,12 +233,7 @@ class Server:
                 logging.getLogger("mpiframe").exception("a stop hook of server %d raised", self.rank)
         if self._orphaned or self._terminated:
             return
-        request, pieces = self._capture.take(1 << 62)
-        with self._lock:
-            if pieces:
-                self._outbox.append(((int(Up.OUTPUT), request, pieces), ()))
-            self._outbox.append(((int(Up.STOPPED),), ()))
-            self._flush_outbox()
+        self._outgoing.last_words((int(Up.STOPPED),))
         deadline = time.monotonic() + self.world.config.stop_timeout
         while self._transport.sending() and not self._orphaned and time.monotonic() < deadline:
             self._rest()
@@ -272,12 +245,12 @@ class Server:
     # -- the loop ----------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        queue, transport = self._queue, self._transport
+        queue, transport, outgoing = self._queue, self._transport, self._outgoing
         while not self._stopping:
             while queue:
                 self._execute(*queue.popleft())
-            if self._answers:
-                self._flush()
+            if outgoing.answers:
+                outgoing.flush()
                 if LIVE != EXPECTED:  # while the client reads the answer
                     restore_builtins()
             if self._later:
@@ -412,18 +385,10 @@ class Server:
         if future is not None:
             self._defer(id, future, started, finished, pieces)
             return
-        answers = self._answers
-        answers.append((id, outcome, result, started, finished, pieces, len(out)))
+        answer = id, outcome, result, started, finished, pieces, len(out)
+        self._outgoing.answer(answer, out, finished, bool(self._queue))
         if out:
-            self._answer_buffers.extend(out)
-            self._flush()
             self._see_off()
-        elif len(answers) == 1:
-            self._oldest = finished
-            if self._queue:
-                self._arm()  # the next command may take long, and must not keep this answer
-        elif finished - self._oldest > _HOLD:
-            self._flush()
 
     def _answer_interrupted(self, error: KeyboardInterrupt) -> None:
         """An interrupt came as its command was ending, past the place where its exceptions are caught."""
@@ -440,10 +405,7 @@ class Server:
             logging.getLogger("mpiframe").warning(words, self.rank, error)
 
     def _defer(self, id: int, future: Any, started: float, finished: float, pieces: Any) -> None:
-        with self._lock:
-            self._flush_locked()
-            self._outbox.append(((int(Up.DEFERRED), id, finished - started, pieces), ()))
-            self._flush_outbox()
+        self._outgoing.after_answers((int(Up.DEFERRED), id, finished - started, pieces))
 
         def answer(done: Any) -> None:
             try:
@@ -462,77 +424,11 @@ class Server:
             if message is not None:
                 self._later.append(message)  # behind those that came while the command ran
 
-    # -- sending -----------------------------------------------------------------------------------
-
-    def _flush(self) -> None:
-        with self._lock:
-            self._flush_locked()
-
-    def _flush_locked(self) -> None:
-        if self._outbox:
-            self._flush_outbox()
-        answers = self._answers
-        if answers:
-            buffers = self._answer_buffers
-            self._answers, self._answer_buffers = [], []
-            self._transport.send(CLIENT, pack((_ANSWERS, answers)), buffers)
-
-    def _flush_outbox(self) -> None:
-        while self._outbox:
-            message, buffers = self._outbox.popleft()
-            self._transport.send(CLIENT, pack(message), buffers)
-
-    def _on_text(self) -> None:
-        """Something was printed: send it live, but not each word by itself."""
-        now = time.monotonic()
-        if now - self._last_text < self.world.config.output_delay:
-            self._arm()
-        elif self._lock.acquire(blocking=False):
-            try:
-                self._send_text(now)
-            finally:
-                self._lock.release()
-        else:
-            self._arm()
-
-    def _send_text(self, now: float) -> None:
-        if self._transport.sending():
-            self._arm()  # the client has not taken the last piece yet: let it set the pace
-            return
-        request, pieces = self._capture.take()
-        if pieces:
-            self._last_text = now
-            self._transport.send(CLIENT, pack((int(Up.OUTPUT), request, pieces)))
-        if self._capture.pending():
-            self._arm()
-
-    def _arm(self) -> None:
-        if not self._is_armed:
-            self._is_armed = True
-            self._armed.release()
-
-    def _pump(self) -> None:
-        delay = self.world.config.output_delay
-        pause = threading.Event()  # never set: an interruptible, exact wait
-        while True:
-            self._armed.acquire()
-            pause.wait(delay)
-            self._is_armed = False
-            with self._lock:
-                self._flush_outbox()
-                self._send_text(time.monotonic())
-                if self._answers and clock() - self._oldest > delay:
-                    self._flush_locked()
-                elif self._answers:
-                    self._arm()
-                if self._transport.sending() and self._running:
-                    self._transport.push_on()
-                    self._arm()
+    # -- from the control thread -------------------------------------------------------------------
 
     def look_for_text(self) -> None:
         """Fetch what was written past Python, and send it; called now and then while a command runs."""
-        if self._capture.drain():
-            self._on_text()
+        self._outgoing.look_for_text()
 
     def recall(self, serial: int) -> bool:
         """Do not run this command, if it was not begun; whether that is certain. From any thread.

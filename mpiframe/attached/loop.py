@@ -25,9 +25,9 @@ from mpiframe.ctrl_c import CtrlC
 from mpiframe.errors import CommandError, MpiframeError, RequestError, WorldError
 from mpiframe.hearing import Hearing
 from mpiframe.hub.wire import Frame, Stream
+from mpiframe.instructions import End
 from mpiframe.messages import Mode, PluginCall, Request, Status, Up
 from mpiframe.output import Printer
-from mpiframe.queues import End
 from mpiframe.wording import shorten
 
 log = logging.getLogger("mpiframe")

@@ -13,8 +13,8 @@ import pytest
 from mpiframe import answers, codec, errors
 from mpiframe.answers import CommandFuture
 from mpiframe.execution import Executor
+from mpiframe.instructions import End
 from mpiframe.messages import Mode, PluginCall, Request, Status
-from mpiframe.queues import End
 from mpiframe.wording import shorten
 
 

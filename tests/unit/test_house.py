@@ -22,6 +22,8 @@ FLOORS = {
     0: ["wording", "errors", "messages", "config"],
     1: [
         "machine",
+        "instructions",
+        "pace",
         "queues",
         "turns",
         "attached.roster",
@@ -68,6 +70,7 @@ FLOORS = {
     3: [
         "control",
         "ctrl_c",
+        "outgoing",
         "pulse",
         "server",
         "plugin_host",

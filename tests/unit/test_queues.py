@@ -11,21 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mpiframe.instructions import Cancel, End, Interrupt, Overdue, Send
 from mpiframe.messages import Request, Status
-from mpiframe.queues import (
-    BUDGET,
-    SHORT,
-    SINGLY,
-    WAKING,
-    WINDOW,
-    Cancel,
-    Dispatcher,
-    End,
-    Interrupt,
-    Overdue,
-    Pace,
-    Send,
-)
+from mpiframe.pace import Pace
+from mpiframe.queues import BUDGET, SHORT, SINGLY, WAKING, WINDOW, Dispatcher
 from mpiframe.turns import Queue
 
 GRACE = 30.0  # from a time-out's interrupt to the end of the server
