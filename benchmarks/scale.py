@@ -733,9 +733,9 @@ def start(quick: bool) -> Row:
 
     from mpi4py import MPI  # noqa: F401  (for its Status)
 
-    from mpiframe import machine
-    from mpiframe import world as worlds
+    from mpiframe import joining, machine, opening
     from mpiframe.config import Config
+    from mpiframe.world import Member
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -743,13 +743,14 @@ def start(quick: bool) -> Row:
     for servers in (100, 1_000) if quick else (100, 1_000, 3_000, 9_000):
         if 2 * servers + 200 > hard:
             continue
-        me = worlds.Member(0, "host", machine.host_key(), 1, (0, 1, 2, 3), 0, (), worlds._PYTHON)
+        me = Member(0, "host", machine.host_key(), 1, (0, 1, 2, 3), 0, (), opening._PYTHON)
         hello = (0, "host", me.host_key, 1, me.cores, 0, (), me.python)
         comm = SimulatedServers(servers, hello, 64)
         gc.collect()
         before, cpu, wall = resident(), time.process_time(), time.perf_counter()
         config = Config(doorbell="tcp", start_timeout=100.0)
-        opened = worlds._open_client(comm, me, config, time.monotonic() + 100.0)  # type: ignore[arg-type]
+        joined = joining.Joined(comm, comm, 0, servers + 1)  # type: ignore[arg-type]
+        opened = opening._open_client(joined, me, config, time.monotonic() + 100.0)
         rows.append(
             {
                 "servers": servers,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from mpiframe import codec
-from mpiframe.bars import running_ipython
+from mpiframe.displays import running_ipython
 from mpiframe.errors import (
     CommandCancelled,
     CommandError,

@@ -31,7 +31,7 @@ _BOOKS = (
     "hub.wire",
 )
 _KEEPING_BOOKS = {f"mpiframe.{name}" for name in _BOOKS}
-_PRINTING = ("mpiframe.output", "mpiframe.bars")
+_PRINTING = ("mpiframe.output", "mpiframe.displays", "mpiframe.bars")
 """What servers print is printed in the middle of the books, by streams that may be others', as Jupyter's."""
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from mpiframe import launcher, machine
 from mpiframe.errors import WorldError
-from mpiframe.worlds import places
+from mpiframe.worlds import folders
 
 _WORLD_SECONDS = 60.0  # for two ranks to start and measure; a second or two where all is well
 _SLOW_SECONDS = 1e-3  # a doorbell needs a tenth of this after a pause
@@ -65,7 +65,7 @@ def examine(mpiexec: str | None = None) -> Report:
     report = Report()
     _look_at_python(report)
     _look_at_cores(report)
-    _look_at_places(report)
+    _look_at_folders(report)
     with tempfile.TemporaryDirectory(prefix="mpiframe-doctor-") as directory:
         answer = Path(directory) / "answer"
         plan = _look_at_mpi(report, answer, mpiexec)
@@ -103,11 +103,11 @@ def _look_at_cores(report: Report) -> None:
         )
 
 
-def _look_at_places(report: Report) -> None:
+def _look_at_folders(report: Report) -> None:
     """Of use to worlds with a name only, so it is no failure; and nothing is said where all is well."""
     try:
-        folder = places.base()
-        with places.guard(folder):
+        folder = folders.base()
+        with folders.guard(folder):
             pass
     except (WorldError, OSError) as error:
         report.add("worlds", "none can be started in the background, nor found by a name")

@@ -13,9 +13,10 @@ from mpi4py import MPI
 
 from mpiframe import codec, doorbell, joining
 from mpiframe.messages import Down, Up
+from mpiframe.opening import opened
 from mpiframe.server import Server
 from mpiframe.transport import ASLEEP
-from mpiframe.world import CLIENT, World, opened
+from mpiframe.world import CLIENT, World
 
 
 def serve_and_leave(world: World) -> None:

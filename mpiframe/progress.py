@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpiframe.answers import CommandFuture, Loop
-from mpiframe.bars import Display, Picture, find_display
+from mpiframe.bars import Picture
+from mpiframe.displays import Display, find_display
 from mpiframe.errors import CommandArgumentError, CommandTimeout, RequestError
 from mpiframe.messages import Request, Status
 from mpiframe.wording import shorten

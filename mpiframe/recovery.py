@@ -29,7 +29,8 @@ from mpiframe.commands import Encoded
 from mpiframe.errors import MpiframeError, WorldError
 from mpiframe.launcher import orders
 from mpiframe.messages import Down, Request, Status
-from mpiframe.world import CLIENT, admit
+from mpiframe.opening import admit
+from mpiframe.world import CLIENT
 
 if TYPE_CHECKING:
     from mpiframe.session import Session

@@ -27,15 +27,16 @@ def run(argv: list[str], before_end: Callable[[], None] = lambda: None) -> int:
     """
     launcher.prepare_process()
     # These import mpi4py.MPI, which starts MPI with the settings just made.
-    from mpiframe import client, process, world
+    from mpiframe import client, opening, process
+    from mpiframe.world import CLIENT
 
     try:
-        opened = world.open_world()
+        opened = opening.open_world()
     except MpiframeError as error:
         print(f"mpiframe: {error}", file=sys.stderr, flush=True)
-        world.give_up(2)  # the others would wait for us
+        opening.give_up(2)  # the others would wait for us
         return 2
-    if opened.rank != world.CLIENT:
+    if opened.rank != CLIENT:
         process.serve_and_leave(opened)
     _tell_launcher()
     _take_input()

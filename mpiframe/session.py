@@ -18,12 +18,13 @@ from mpiframe.errors import JournalError, MpiframeError, WorldError
 from mpiframe.hearing import Hearing
 from mpiframe.launcher.environment import PLACE
 from mpiframe.messages import Down, Status
+from mpiframe.opening import open_world
 from mpiframe.output import Printer
 from mpiframe.process import finalize_and_exit, leave, serve_and_leave
 from mpiframe.recovery import POLICIES, Recovery
 from mpiframe.together import Together, check_threads
 from mpiframe.verbs import Verbs, raise_unseen
-from mpiframe.world import CLIENT, open_world
+from mpiframe.world import CLIENT
 
 if TYPE_CHECKING:
     from mpiframe.hub.server import Hub

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mpiframe import doorbell
 from mpiframe.commands import Encoded
 from mpiframe.errors import CommandCancelled, MpiframeError
-from mpiframe.hub.sessions import Attached, Record, Refused, Session
+from mpiframe.hub.session import Attached, Record, Refused, Session
 from mpiframe.messages import Mode, PluginCall, Request, world_wide
 from mpiframe.together import Together, check_threads
 from mpiframe.wording import shorten

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any
 from mpiframe.errors import MpiframeError
 from mpiframe.hub import calls as hub_calls
 from mpiframe.hub import wire
-from mpiframe.hub.sessions import Attached, Refused, Sessions
+from mpiframe.hub.session import Attached, Refused
+from mpiframe.hub.sessions import Sessions
 from mpiframe.messages import within_session
 
 if TYPE_CHECKING:

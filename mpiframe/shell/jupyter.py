@@ -13,7 +13,7 @@ import sys
 from contextvars import ContextVar
 from typing import Any
 
-from mpiframe.bars import running_ipython
+from mpiframe.displays import running_ipython
 from mpiframe.errors import WorldError
 from mpiframe.output import STDOUT
 

@@ -9,7 +9,7 @@ from mpiframe.attached.attaching import CONNECT_SECONDS
 from mpiframe.attached.client import connect
 from mpiframe.cli import seconds
 from mpiframe.errors import MpiframeError
-from mpiframe.worlds import background, places
+from mpiframe.worlds import ending, places
 from mpiframe.worlds.places import Place
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         type=seconds,
-        default=background.STOP_SECONDS,
+        default=ending.STOP_SECONDS,
         metavar="SECONDS",
         help="to end in order, before force is used (default: %(default)s)",
     )
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """End it; 0 when nothing of it is left."""
     place, card = places.running(options.name)
-    done = background.stop(
+    done = ending.stop(
         place, card, ask=lambda: _ask(place, min(options.timeout, CONNECT_SECONDS)), timeout=options.timeout
     )
     print(f"{place.name}: {'; '.join(done)}")

@@ -103,7 +103,7 @@ def test_a_world_of_three_hosts_works(site: Site) -> None:
     script = (
         HEAD
         + """
-from mpiframe.world import opened
+from mpiframe.opening import opened
 facts = opened().facts()
 assert facts.hosts == 3, facts
 assert facts.doorbell == {1: "tcp", 2: "tcp", 3: "tcp", 4: "tcp"}, facts
@@ -167,7 +167,7 @@ def test_a_host_name_that_means_nothing_is_no_obstacle(
     script = (
         HEAD
         + """
-from mpiframe.world import opened
+from mpiframe.opening import opened
 print(opened().members)
 assert opened().facts().doorbell == {1: "tcp", 2: "tcp"}, (opened().facts(), opened().why_polling)
 assert socket.gethostbyname(socket.gethostname()) == "127.0.1.1"
@@ -182,7 +182,7 @@ def test_a_firewall_before_the_doorbell_costs_the_doorbell_only(site: Site) -> N
     script = (
         HEAD
         + """
-from mpiframe.world import opened
+from mpiframe.opening import opened
 facts = opened().facts()
 assert facts.doorbell == {1: "polling", 2: "polling", 3: "polling"}, facts
 assert [r.ret for r in hosts()] == ["mf-host1", "mf-host2", "mf-host2"]

@@ -16,7 +16,7 @@ sys.addaudithook(audit)
 
 import mpiframe
 client = mpiframe.Client()
-from mpiframe.world import opened
+from mpiframe.opening import opened
 print("WAKES", sorted(set(opened().facts().doorbell.values())))
 assert list(client.map(abs, range(20))) == list(range(20))
 assert client.spmd(lambda comm: comm.allreduce(1)) == [2, 2]

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from mpiframe import bars
-from mpiframe.bars import LogDisplay, Picture, Screen, TerminalDisplay, clock, number, paint, to_html
+from mpiframe import displays
+from mpiframe.bars import Picture, clock, number, paint, to_html
+from mpiframe.displays import LogDisplay, Screen, TerminalDisplay
 from mpiframe.output import STDOUT, Printer
 
 
@@ -122,7 +123,7 @@ def take_over(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     found = Terminal()
     monkeypatch.setattr(sys, "stdout", found)
     monkeypatch.setattr(sys, "stderr", found)
-    monkeypatch.setattr(bars, "_painter", lambda: paint)
+    monkeypatch.setattr(displays, "_painter", lambda: paint)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
     return found
@@ -209,7 +210,7 @@ def test_a_bar_that_is_not_over_leaves_a_prompt_alone(monkeypatch: pytest.Monkey
             self.found = name, function
 
     terminal, events = take_over(monkeypatch), Events()
-    monkeypatch.setattr(bars, "running_ipython", lambda: SimpleNamespace(events=events))
+    monkeypatch.setattr(displays, "running_ipython", lambda: SimpleNamespace(events=events))
     bar = TerminalDisplay(Screen(terminal))
     bar.draw(picture())
     name, at_prompt = events.found
@@ -245,7 +246,7 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, Terminal]:
     pipe, terminal = io.StringIO(), Terminal()
     for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
         monkeypatch.setattr(sys, name, pipe)
-    monkeypatch.setattr(bars, "_painter", lambda: paint)
+    monkeypatch.setattr(displays, "_painter", lambda: paint)
     return pipe, terminal
 
 
@@ -323,10 +324,10 @@ def test_a_terminal_that_is_gone_stops_nothing(monkeypatch: pytest.MonkeyPatch) 
 def test_where_there_is_no_terminal_there_is_no_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv(bars.TERMINAL, raising=False)
-    assert bars.find_display(None) is None
-    assert bars.find_display(False) is None
-    log = bars.find_display(True)
+    monkeypatch.delenv(displays.TERMINAL, raising=False)
+    assert displays.find_display(None) is None
+    assert displays.find_display(False) is None
+    log = displays.find_display(True)
     assert isinstance(log, LogDisplay)
     for seconds in (0.0, 1.0, 10.5, 12.0, 21.0):
         log.draw(picture(seconds=seconds))
@@ -342,13 +343,13 @@ def test_where_there_is_no_terminal_there_is_no_bar(
 
 def test_a_terminal_is_found_and_a_poor_one_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     take_over(monkeypatch)
-    monkeypatch.setattr(bars, "_screen", None)
-    first, second = bars.find_display(None), bars.find_display(None)
+    monkeypatch.setattr(displays, "_screen", None)
+    first, second = displays.find_display(None), displays.find_display(None)
     assert isinstance(first, TerminalDisplay)
     assert isinstance(second, TerminalDisplay)
     assert first._screen is second._screen
     monkeypatch.setenv("TERM", "dumb")
-    assert bars.find_display(None) is None
+    assert displays.find_display(None) is None
 
 
 def test_the_terminal_that_the_launcher_names_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,21 +358,21 @@ def test_the_terminal_that_the_launcher_names_is_opened(monkeypatch: pytest.Monk
 
     ours, theirs = pty.openpty()
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    monkeypatch.setattr(bars, "_screen", None)
-    monkeypatch.setenv(bars.TERMINAL, os.ttyname(theirs))
-    monkeypatch.setenv(bars.TERMINAL_STREAMS, "stdout")
+    monkeypatch.setattr(displays, "_screen", None)
+    monkeypatch.setenv(displays.TERMINAL, os.ttyname(theirs))
+    monkeypatch.setenv(displays.TERMINAL_STREAMS, "stdout")
     try:
-        found = bars.find_display(None)
+        found = displays.find_display(None)
         assert isinstance(found, TerminalDisplay)
         found.draw(picture(label="here"))
         found.draw(picture(label="here", over=True))
         assert b"here" in os.read(ours, 1000)
         assert found._screen._through == ["stdout"]
-        monkeypatch.setenv(bars.TERMINAL, "/nowhere/tty")
-        assert bars.find_display(None) is None
+        monkeypatch.setenv(displays.TERMINAL, "/nowhere/tty")
+        assert displays.find_display(None) is None
     finally:
-        for file in bars._opened.values():
+        for file in displays._opened.values():
             file.close()
-        bars._opened.clear()
+        displays._opened.clear()
         os.close(ours)
         os.close(theirs)

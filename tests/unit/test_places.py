@@ -16,14 +16,14 @@ import pytest
 
 from mpiframe import doctor
 from mpiframe.errors import WorldError
-from mpiframe.worlds import hosting, listing, places, secure
+from mpiframe.worlds import folders, hosting, listing, places, secure
 from mpiframe.worlds.places import Card, Place
 
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The folder of worlds, which only this test knows."""
-    monkeypatch.setenv(places.FOLDER, str(tmp_path / "worlds"))
+    monkeypatch.setenv(folders.FOLDER, str(tmp_path / "worlds"))
     return tmp_path / "worlds"
 
 
@@ -89,8 +89,8 @@ def test_a_new_folder_and_all_that_is_in_it_are_for_the_user_alone(folder: Path,
 def test_a_folder_of_another_user_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir(mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(WorldError, match=rf"{folder} belongs to another user .* {places.FOLDER}"):
-        places.base()
+    with pytest.raises(WorldError, match=rf"{folder} belongs to another user .* {folders.FOLDER}"):
+        folders.base()
     with pytest.raises(WorldError, match="belongs to another user"):
         places.survey()
 
@@ -105,7 +105,7 @@ def test_a_folder_that_others_may_write_to_is_refused(folder: Path) -> None:
 def test_a_folder_that_others_may_read_is_closed(folder: Path) -> None:
     folder.mkdir()
     folder.chmod(0o755)
-    assert places.base() == folder
+    assert folders.base() == folder
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -113,29 +113,29 @@ def test_a_link_in_its_place_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(WorldError, match="is a link"):
-        places.base()
+        folders.base()
 
 
 def test_a_folder_that_others_could_put_another_in_place_of_is_refused(folder: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(WorldError, match=f"could be replaced by others.*{tmp_path}"):
-        places.base()
+        folders.base()
     tmp_path.chmod(0o1777)
-    assert places.base() == folder
+    assert folders.base() == folder
 
 
 def test_a_folder_that_cannot_be_made_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(places.FOLDER, str(tmp_path / "no/where"))
-    with pytest.raises(WorldError, match=f"No such file or directory: .*/no/where.*{places.FOLDER}"):
+    monkeypatch.setenv(folders.FOLDER, str(tmp_path / "no/where"))
+    with pytest.raises(WorldError, match=f"No such file or directory: .*/no/where.*{folders.FOLDER}"):
         places.claim("survey")
 
 
 def test_the_doctor_mentions_a_folder_that_cannot_be_used(folder: Path) -> None:
     report = doctor.Report()
-    doctor._look_at_places(report)
+    doctor._look_at_folders(report)
     assert (report.lines, report.advice) == ([], [])
     folder.chmod(0o777)
-    doctor._look_at_places(report)
+    doctor._look_at_folders(report)
     assert report.lines == [("worlds", "none can be started in the background, nor found by a name")]
     assert "others may write to" in report.advice[0]
 
@@ -143,26 +143,26 @@ def test_the_doctor_mentions_a_folder_that_cannot_be_used(folder: Path) -> None:
 def test_the_runtime_directory_is_used_where_it_outlasts_the_user(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delenv(places.FOLDER)
+    monkeypatch.delenv(folders.FOLDER)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert places.base() == tmp_path / "mpiframe"
+    assert folders.base() == tmp_path / "mpiframe"
     # systemd's own goes when the user logs out, and a world in the background is to stay.
-    monkeypatch.setattr(places, "_outlasts_logout", lambda runtime: False)
-    assert places._candidates()[0] == Path(f"/tmp/mpiframe-{os.geteuid()}")
-    assert places._candidates()[-1] == tmp_path / "mpiframe"
+    monkeypatch.setattr(folders, "_outlasts_logout", lambda runtime: False)
+    assert folders._candidates()[0] == Path(f"/tmp/mpiframe-{os.geteuid()}")
+    assert folders._candidates()[-1] == tmp_path / "mpiframe"
     monkeypatch.undo()
-    assert places._outlasts_logout("/run/user/no-such-user") in (True, False)
+    assert folders._outlasts_logout("/run/user/no-such-user") in (True, False)
 
 
 def test_worlds_are_found_where_another_shell_has_put_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delenv(places.FOLDER)
+    monkeypatch.delenv(folders.FOLDER)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     place, lock = places.claim("elsewhere")
     place.write_card(a_card(name="elsewhere"))
     try:
-        monkeypatch.setattr(places, "_outlasts_logout", lambda runtime: False)
+        monkeypatch.setattr(folders, "_outlasts_logout", lambda runtime: False)
         assert place in [found for found, _ in places.survey()[0]]
     finally:
         os.close(lock)
@@ -181,8 +181,8 @@ def test_a_socket_whose_path_would_be_too_long_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     long = tmp_path / ("x" * 100)
-    monkeypatch.setenv(places.FOLDER, str(long))
-    with pytest.raises(WorldError, match=f"the 107 bytes .*Name a shorter folder by {places.FOLDER}"):
+    monkeypatch.setenv(folders.FOLDER, str(long))
+    with pytest.raises(WorldError, match=f"the 107 bytes .*Name a shorter folder by {folders.FOLDER}"):
         places.claim("survey")
     assert list(long.iterdir()) == []
 
@@ -268,7 +268,7 @@ def test_a_dead_world_is_known_and_what_nobody_can_use_is_removed() -> None:
 
 def test_one_whose_end_was_seen_is_told_with_its_status() -> None:
     place = a_dead_one()
-    with places.guard(place.folder.parent):
+    with folders.guard(place.folder.parent):
         places.bury(place, status=137)
     with pytest.raises(WorldError, match=r"has died, 20\S+ \S+ with status 137"):
         places.running("survey")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import atexit
 
-from mpiframe import client, process, server, world
+from mpiframe import client, opening, process, server
 from mpiframe.compat.casampi.MPIEnvironment import MPIEnvironment, before_the_end
+from mpiframe.world import CLIENT
 
 
 def join() -> None:
@@ -13,17 +14,17 @@ def join() -> None:
 
     On the servers of a run that serve already, and where MPI is not enabled, nothing happens.
     """
-    if not MPIEnvironment.is_mpi_enabled or server.current() is not None or world.opened() is not None:
+    if not MPIEnvironment.is_mpi_enabled or server.current() is not None or opening.opened() is not None:
         return
-    opened = world.open_world()
-    if opened.rank != world.CLIENT:
+    opened = opening.open_world()
+    if opened.rank != CLIENT:
         process.serve_and_leave(opened)
     atexit.register(_dismiss)
 
 
 def _dismiss() -> None:
     """Everything ends: if the script never made a client, nobody else would tell the servers."""
-    opened = world.opened()
+    opened = opening.opened()
     if opened is not None and client.current_client() is None:
         process.dismiss(opened)
     process.leave()

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import pytest
 
 import mpiframe
-from mpiframe import bars
+from mpiframe import bars, displays
 
 
 class Terminal:
@@ -40,9 +40,9 @@ class Terminal:
     def end(self) -> str:
         """All that was written."""
         os.close(self.fd)
-        for file in bars._opened.values():
+        for file in displays._opened.values():
             file.close()
-        bars._opened.clear()
+        displays._opened.clear()
         self._thread.join(10)
         return self.data.decode()
 
@@ -54,10 +54,10 @@ class Terminal:
 def terminal(monkeypatch) -> Iterator[Terminal]:
     """The terminal that `mpiframe run` names, where ranks have pipes."""
     found = Terminal()
-    monkeypatch.setattr(bars, "_screen", None)
-    monkeypatch.setattr(bars, "_painter", lambda: bars.paint)
-    monkeypatch.setenv(bars.TERMINAL, found.name)
-    monkeypatch.delenv(bars.TERMINAL_STREAMS, raising=False)
+    monkeypatch.setattr(displays, "_screen", None)
+    monkeypatch.setattr(displays, "_painter", lambda: bars.paint)
+    monkeypatch.setenv(displays.TERMINAL, found.name)
+    monkeypatch.delenv(displays.TERMINAL_STREAMS, raising=False)
     return found
 
 
