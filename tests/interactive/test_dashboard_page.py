@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from mpiframe.watch.dashboard import command_line
 from mpiframe.watch.dashboard.server import Dashboard
 
 from .fake_world import NASTY, FakeWorld
@@ -254,6 +255,16 @@ def test_the_token_leaves_the_address_and_the_page_can_be_loaded_again(visit: Ca
     expect(page.locator("#link")).to_have_text("live")
     later = [url for url in one.requests if one.dashboard.token in url]
     assert later == [one.url]  # the first request, and no other
+
+
+def test_the_file_that_leads_a_browser_there_does(visit: Callable[..., Visit]) -> None:
+    """What `dashboard --open` gives to a browser, which counts as another site."""
+    one = visit()
+    with command_line._door(one.url) as path:
+        one.page.goto(path.as_uri())
+        expect(one.page.locator("#link")).to_have_text("live", timeout=SECONDS)
+    assert "token" not in one.page.url
+    assert one.complaints == []
 
 
 def test_a_wrong_token_gets_a_page_that_says_what_to_do(visit: Callable[..., Visit]) -> None:

@@ -11,6 +11,7 @@ import signal
 import stat
 import sys
 import tempfile
+import threading
 import webbrowser
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,8 +54,10 @@ def run(options: argparse.Namespace) -> int:
 
         def ready(url: str) -> None:
             print(f"mpiframe dashboard of {name or 'the world'}, until Ctrl-C:\n  {url}", flush=True)
-            if options.open and not webbrowser.open(exits.enter_context(_door(url)).as_uri()):
-                print("mpiframe dashboard: no browser could be started; open the address by hand", flush=True)
+            if options.open:
+                door = exits.enter_context(_door(url)).as_uri()
+                # Beside what serves: a browser in the terminal wants its page before it ends.
+                threading.Thread(target=_browse, args=(door,), name="mpiframe-browser", daemon=True).start()
 
         asyncio.run(_serve(dashboard.serve, ready, dashboard.stop))
         if dashboard.gone is not None:
@@ -103,6 +106,11 @@ def _door(url: str) -> Iterator[Path]:
             f'<!doctype html><meta http-equiv="refresh" content="0; url={url}">', encoding="ascii"
         )
         yield path
+
+
+def _browse(address: str) -> None:
+    if not webbrowser.open(address):
+        print("mpiframe dashboard: no browser could be started; open the address by hand", flush=True)
 
 
 def _port(text: str) -> int:
