@@ -72,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     words = ["-m", _CASAMPI if options.casampi else "mpiframe", *_program(options)]
-    variables = {} if options.trace is None else {"MPIFRAME_TRACE": os.path.abspath(options.trace)}
-    return start(options, words, variables)
+    return start(options, words, traced(options))
 
 
 def start(
@@ -172,12 +171,7 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
         metavar="NAME",
         help="so that `mpiframe top NAME`, `dashboard` and `attach` find it while it runs",
     )
-    run.add_argument(
-        "--trace",
-        metavar="FILE",
-        help="write what becomes of each command, for ui.perfetto.dev and `mpiframe report FILE`; "
-        "compressed if FILE ends in .gz",
-    )
+    add_trace(run)
     run.add_argument(
         "--casampi",
         action="store_true",
@@ -228,6 +222,21 @@ def add_launching(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a server that dies fails only its own requests, and can be replaced",
     )
+
+
+def add_trace(parser: argparse.ArgumentParser) -> None:
+    """The option that has a world traced; `traced` is what comes of it."""
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="write what becomes of each command, for ui.perfetto.dev and `mpiframe report FILE`; "
+        "compressed if FILE ends in .gz",
+    )
+
+
+def traced(options: argparse.Namespace) -> dict[str, str]:
+    """The variables that rank 0 gets for it."""
+    return {} if options.trace is None else {"MPIFRAME_TRACE": os.path.abspath(options.trace)}
 
 
 def _add_mpiexec(parser: argparse.ArgumentParser) -> None:

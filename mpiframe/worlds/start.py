@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from mpiframe.cli import add_launching, seconds
+from mpiframe.cli import add_launching, add_trace, seconds, traced
 from mpiframe.errors import WorldError
 from mpiframe.worlds import background, places, secure
 from mpiframe.worlds.places import Card, Place
@@ -68,13 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a PEM file with a certificate and its key (default: one is made)",
     )
+    add_trace(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Start it; 0 when it can be attached to, or with --foreground what it ends with."""
     _check_key(options)
+    _check_trace(options.trace)
     how = "foreground" if options.foreground else "background"
-    orders = background.orders(options, how, background.hosted(options.restart))
+    orders = background.orders(options, how, background.hosted(options.restart), traced(options))
 
     def prepare(place: Place) -> background.Orders:
         return _secured(orders, place, options) if options.listen else orders
@@ -106,6 +108,19 @@ def _check_key(options: argparse.Namespace) -> None:
         secure.Key.read(options.key)  # what is no key is not written over
     elif not os.access(options.key.absolute().parent, os.W_OK):
         raise WorldError(f"cannot write the key file {options.key}: its folder is not there, or not writable")
+
+
+def _check_trace(path: str | None) -> None:
+    """Whether rank 0 can make the file: it runs on this host, but far from whoever could be told there."""
+    if path is None:
+        return
+    found = os.path.lexists(path)
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666))
+    except OSError as error:
+        raise WorldError(f"the trace {path} cannot be written: {error.strerror}") from None
+    if not found:
+        os.unlink(path)  # what does not start leaves no trace
 
 
 def _secured(orders: background.Orders, place: Place, options: argparse.Namespace) -> background.Orders:

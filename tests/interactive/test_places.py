@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mpiframe.report.reading import read
 from tests.conftest import Launcher
 from tests.interactive.worlds import SECONDS, Desk, await_that, desk_of
 
@@ -66,6 +67,28 @@ def test_what_the_readme_says_of_worlds(desk: Desk) -> None:
     left = block('session="ann"') + "print(sum(r.ret for r in responses))"
     assert desk.script(left).expect(0).out == "499500\n"
     desk.mpiframe("stop", "survey").expect(0)
+    desk.expect_nothing_left()
+
+
+@pytest.mark.long
+def test_a_world_in_the_background_is_traced_where_it_was_started(desk: Desk) -> None:
+    for name, says in (("no/such/run.json", "No such file or directory"), ("worlds", "Is a directory")):
+        desk.worlds.mkdir(exist_ok=True)
+        failed = desk.mpiframe("start", "-n", "2", "--name", "survey", "--trace", name).expect(2)
+        assert failed.err == f"mpiframe start: the trace {name} cannot be written: {says}\n"
+    failed = desk.mpiframe("start", "-n", "2", "--mpiexec", "/no/mpiexec", "--trace", "run.json").expect(2)
+    assert "/no/mpiexec" in failed.err
+    assert not (desk.folder / "run.json").exists()
+
+    desk.mpiframe("start", "-n", "3", "--name", "survey", "--trace", "run.json").expect(0)
+    desk.script(f"with mpiframe.attach('survey', 'ann') as client: {HELLO}").expect(0)
+    desk.mpiframe("stop", "survey").expect(0)
+    trace = read(str(desk.folder / "run.json"))
+    assert trace.whole
+    ran = [
+        int(rank) for rank, name in zip(trace.server, trace.name, strict=True) if trace.names[name] == "6 * 7"
+    ]
+    assert sorted(ran) == [1, 2]
     desk.expect_nothing_left()
 
 

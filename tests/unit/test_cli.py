@@ -16,6 +16,7 @@ import pytest
 import mpiframe
 from mpiframe import cli, doctor, launcher
 from mpiframe.errors import WorldError
+from mpiframe.worlds import background
 
 MPI = launcher.MpiLibrary("Open MPI", "5.0.11", True, "Open MPI v5.0.11", ("/env",))
 
@@ -90,6 +91,17 @@ def test_options_reach_the_launcher(recorder: Recorder) -> None:
 def test_a_trace_is_asked_for_by_its_whole_path(recorder: Recorder) -> None:
     assert cli.main(["run", "-n", "2", "--trace", "run.json", "script.py"]) == 7
     assert recorder.options["variables"] == {"MPIFRAME_TRACE": os.path.abspath("run.json")}
+
+
+def test_a_world_in_the_background_is_traced_by_the_whole_path_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[background.Orders] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(background, "run_named", lambda _name, orders, _prepare: given.append(orders) or 0)
+    assert cli.main(["start", "-n", "2", "--foreground", "--trace", "run.json"]) == 0
+    assert given[0].variables == {"MPIFRAME_TRACE": str(tmp_path / "run.json")}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_prints_the_command_and_runs_nothing(
