@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import time
@@ -18,6 +19,7 @@ MARK = "MPIFRAME_TEST_MARK"
 SECONDS = 40.0
 UP, DOWN, RIGHT, LEFT, HOME, END = "\x1b[A", "\x1b[B", "\x1b[C", "\x1b[D", "\x01", "\x05"
 CTRL_C, CTRL_D, CTRL_Z, CTRL_BACKSLASH, TAB, ENTER = "\x03", "\x04", "\x1a", "\x1c", "\t", "\r"
+_ENDED = re.compile(r"ended with (\d+)\s*\Z")
 
 
 class _Screen(pyte.HistoryScreen):
@@ -126,8 +128,8 @@ class Terminal:
 
     def ended(self, seconds: float = SECONDS) -> int:
         """Wait for the command to end; its status. The terminal must be as it was, and nothing left."""
-        self.until(lambda: "ended with " in self.text, "the end", seconds)
-        status = int(self.text.rpartition("ended with ")[2].split()[0])
+        self.until(lambda: _ENDED.search(self.text), "the end", seconds)
+        status = int(_ENDED.findall(self.text)[0])
         before, after = ((self.folder / name).read_text() for name in ("before", "after"))
         # The size may have changed by intention.
         assert _settings(before) == _settings(after), (before, after)

@@ -6,21 +6,18 @@ import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pexpect
-import pyte
 import pytest
 
 from mpiframe.watch.top import View, once, plain
 
 from .fake_world import FakeWorld
+from .terminal import CTRL_C, Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 30
 
 # The real command line; only where its snapshots come from is the double.
 PROGRAM = """
@@ -47,89 +44,51 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-class Terminal:
-    """A program on a pseudo-terminal, and what stands on its screen."""
+def lines(top: Terminal) -> list[str]:
+    """What stands on the screen."""
+    return [line.rstrip() for line in top.screen.display]
 
-    def __init__(self, width: int, height: int, *argv: str, servers: int = 4, ends: int = 0) -> None:
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "LANG": "C.UTF-8"}
-        for name in ("COLUMNS", "LINES", "NO_COLOR"):
-            env.pop(name, None)
-        program = PROGRAM.replace("{servers}", str(servers)).replace("{ends}", str(ends))
-        self.child = pexpect.spawn(
-            sys.executable,
-            ["-c", program, "top", *argv],
-            env=env,
-            cwd=str(ROOT),
-            dimensions=(height, width),
-            timeout=SECONDS,
-        )
-        self.raw = b""
-        self.screen = pyte.Screen(width, height)
-        self._stream = pyte.ByteStream(self.screen)
 
-    def read(self) -> bool:
-        """Take what has come, for a moment; whether the program goes on."""
-        try:
-            data = self.child.read_nonblocking(65536, timeout=0.1)
-        except pexpect.TIMEOUT:
-            return True
-        except pexpect.EOF:
-            return False
-        self.raw += data
-        self._stream.feed(data)
-        return True
-
-    def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + SECONDS
-        while not condition():
-            assert time.monotonic() < deadline, "\n".join(self.lines)
-            assert self.read() or condition(), "it ended:\n" + "\n".join(self.lines)
-
-    def end(self) -> int:
-        """Its exit status, once it has ended."""
-        deadline = time.monotonic() + SECONDS
-        while self.read():
-            assert time.monotonic() < deadline
-        self.child.wait()
-        return -self.child.signalstatus if self.child.signalstatus else int(self.child.exitstatus or 0)
-
-    @property
-    def lines(self) -> list[str]:
-        return [line.rstrip() for line in self.screen.display]
-
-    @property
-    def rows(self) -> list[str]:
-        """The lines of servers."""
-        return [line for line in self.lines if re.match(r" *\d+ .*\b(busy|idle)\b", line)]
+def rows(top: Terminal) -> list[str]:
+    """The lines of servers."""
+    return [line for line in lines(top) if re.match(r" *\d+ .*\b(busy|idle)\b", line)]
 
 
 @pytest.fixture
-def terminal() -> Iterator[Callable[..., Terminal]]:
+def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """Of so many columns and lines, on which `top` runs."""
     terminals: list[Terminal] = []
 
-    def make(*args: Any, **kwargs: Any) -> Terminal:
-        terminals.append(Terminal(*args, **kwargs))
+    def make(columns: int, height: int, *argv: str, servers: int = 4, ends: int = 0) -> Terminal:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
+        for name in ("COLUMNS", "LINES", "NO_COLOR"):
+            env.pop(name, None)
+        folder = tmp_path / str(len(terminals))
+        folder.mkdir()
+        program = PROGRAM.replace("{servers}", str(servers)).replace("{ends}", str(ends))
+        words = [sys.executable, "-c", program, "top", *argv]
+        terminals.append(Terminal(words, folder, env, columns, height))
         return terminals[-1]
 
     yield make
     for one in terminals:
-        one.child.close(force=True)
+        one.kill()
 
 
-def is_restored(terminal: Terminal) -> bool:
+def is_restored(top: Terminal) -> bool:
     """Whether the other screen was left, and the cursor is there again."""
-    return terminal.raw.rindex(b"\x1b[?1049l") > terminal.raw.rindex(b"\x1b[?1049h") and terminal.raw.rindex(
+    return top.raw.rindex(b"\x1b[?1049l") > top.raw.rindex(b"\x1b[?1049h") and top.raw.rindex(
         b"\x1b[?25h"
-    ) > terminal.raw.rindex(b"\x1b[?25l")
+    ) > top.raw.rindex(b"\x1b[?25l")
 
 
 def test_it_shows_the_world_live_and_q_leaves(terminal: Callable[..., Terminal]) -> None:
     top = terminal(80, 24, "--every", "0.2")
-    top.until(lambda: len(top.rows) == 4)
-    assert top.lines[0].startswith("mpiframe survey - up 1:0")
-    assert "Open MPI 5.0.8 - 5 ranks on 1 host" in top.lines[0]
-    assert re.match(r"\d/4 busy, [\d.]+ cmd/s, \d+ queued, \d+ done, \d+ failed", top.lines[1])
-    assert top.lines[3].split() == [
+    top.until(lambda: len(rows(top)) == 4)
+    assert lines(top)[0].startswith("mpiframe survey - up 1:0")
+    assert "Open MPI 5.0.8 - 5 ranks on 1 host" in lines(top)[0]
+    assert re.match(r"\d/4 busy, [\d.]+ cmd/s, \d+ queued, \d+ done, \d+ failed", lines(top)[1])
+    assert lines(top)[3].split() == [
         "rank",
         "state",
         "queue",
@@ -140,79 +99,78 @@ def test_it_shows_the_world_live_and_q_leaves(terminal: Callable[..., Terminal])
         "for",
         "command",
     ]
-    assert "337 MiB" in top.rows[0]
-    assert [row.split()[0] for row in top.rows] == ["1", "2", "3", "4"]
-    before = list(top.lines)
-    top.until(lambda: top.lines != before and len(top.rows) == 4)
-    assert any(line.startswith("ann-1: attached, 3 queued") for line in top.lines)
-    top.child.send("q")
-    assert top.end() == 0
+    assert "337 MiB" in rows(top)[0]
+    assert [row.split()[0] for row in rows(top)] == ["1", "2", "3", "4"]
+    before = list(lines(top))
+    top.until(lambda: lines(top) != before and len(rows(top)) == 4)
+    assert any(line.startswith("ann-1: attached, 3 queued") for line in lines(top))
+    top.type("q")
+    assert top.ended() == 0
     assert is_restored(top)
 
 
 def test_ctrl_c_leaves_as_quietly(terminal: Callable[..., Terminal]) -> None:
     top = terminal(80, 24)
-    top.until(lambda: top.rows)
-    top.child.sendintr()
-    assert top.end() == 0
+    top.until(lambda: rows(top))
+    top.type(CTRL_C)
+    assert top.ended() == 0
     assert is_restored(top)
     assert b"Traceback" not in top.raw
 
 
 def test_a_signal_leaves_the_terminal_as_it_was(terminal: Callable[..., Terminal]) -> None:
     top = terminal(80, 24)
-    top.until(lambda: top.rows)
-    top.child.kill(signal.SIGTERM)
-    assert top.end() == 128 + signal.SIGTERM
+    top.until(lambda: rows(top))
+    (pid,) = [pid for pid, line in top.pids().items() if " top" in line and line.startswith(sys.executable)]
+    os.kill(pid, signal.SIGTERM)
+    assert top.ended() == 128 + signal.SIGTERM
     assert is_restored(top)
 
 
 def test_forty_columns_have_what_matters(terminal: Callable[..., Terminal]) -> None:
     top = terminal(40, 16, "--every", "0.2")
-    top.until(lambda: len(top.rows) == 4)
-    assert top.lines[0].startswith("mpiframe survey - up")
-    assert "busy" in top.lines[1]
-    assert top.lines[4].split() == ["rank", "state", "queue", "CPU%", "command"]
-    assert all("#" in row for row in top.rows if "busy" in row)
+    top.until(lambda: len(rows(top)) == 4)
+    assert lines(top)[0].startswith("mpiframe survey - up")
+    assert "busy" in lines(top)[1]
+    assert lines(top)[4].split() == ["rank", "state", "queue", "CPU%", "command"]
+    assert all("#" in row for row in rows(top) if "busy" in row)
     assert len(top.screen.display[0]) == 40
-    top.child.send("q")
-    assert top.end() == 0
+    top.type("q")
+    assert top.ended() == 0
 
 
 def test_it_follows_the_size_of_the_terminal(terminal: Callable[..., Terminal]) -> None:
     top = terminal(80, 24, "--every", "60")  # so that only the change of size can have it drawn anew
-    top.until(lambda: any("memory" in line for line in top.lines))
-    top.screen.resize(16, 40)
+    top.until(lambda: any("memory" in line for line in lines(top)))
     top.screen.reset()
-    top.child.setwinsize(16, 40)
-    top.until(lambda: top.rows and "CPU%" in top.lines[4])
-    assert not any("memory" in line for line in top.lines)
-    top.screen.resize(24, 120)
+    top.resize(40, 16)
+    top.until(lambda: rows(top) and "CPU%" in lines(top)[4])
+    assert not any("memory" in line for line in lines(top))
     top.screen.reset()
-    top.child.setwinsize(24, 120)
-    top.until(lambda: any("host" in line for line in top.lines[3:5]))
-    top.child.send("q")
-    assert top.end() == 0
+    top.resize(120, 24)
+    top.until(lambda: any("host" in line for line in lines(top)[3:5]))
+    top.type("q")
+    assert top.ended() == 0
 
 
 def test_more_servers_than_lines_are_counted(terminal: Callable[..., Terminal]) -> None:
     top = terminal(80, 20, servers=100)
-    top.until(lambda: any("more" in line for line in top.lines))
-    shown = len(top.rows)
-    (rest,) = [line for line in top.lines if "more" in line]
+    top.until(lambda: any("more" in line for line in lines(top)))
+    shown = len(rows(top))
+    (rest,) = [line for line in lines(top) if "more" in line]
     assert rest == f"... and {100 - shown} more"
     assert 5 < shown < 20
-    assert top.lines[0].startswith("mpiframe survey")
-    top.child.send("q")
-    assert top.end() == 0
+    assert lines(top)[0].startswith("mpiframe survey")
+    top.type("q")
+    assert top.ended() == 0
 
 
 def test_the_end_of_the_world_is_told_and_its_last_state_stays(terminal: Callable[..., Terminal]) -> None:
     top = terminal(80, 24, "--every", "0.1", ends=4)
-    assert top.end() == 0
+    assert top.ended() == 0
     assert is_restored(top)
-    assert any("the world has gone: It ended with status 0." in line for line in top.lines)
-    assert len(top.rows) == 4
+    assert any("the world has gone: It ended with status 0." in line for line in lines(top))
+    assert len(rows(top)) == 4
 
 
 def test_where_there_is_no_terminal_it_says_what_to_do(
