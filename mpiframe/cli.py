@@ -22,7 +22,7 @@ _USAGE_STATUS = 2  # what argparse uses for a wrong command line
 _LATE = {
     "top": ("mpiframe.watch.top", "look at a running world in the terminal"),
     "dashboard": ("mpiframe.watch.dashboard.command_line", "look at a running world in a browser"),
-    "shell": ("mpiframe.shell", "a prompt that is the client, with servers behind it"),
+    "shell": ("mpiframe.shell.command_line", "a prompt that is the client, with servers behind it"),
     "report": ("mpiframe.report", "what limited a run that was traced: words and a picture"),
     "difx": ("mpiframe.plugins.difx.command_line", "jobs of the DiFX correlator"),
     "start": ("mpiframe.worlds.start", "leave a world running, to attach to"),

@@ -15,7 +15,7 @@ from mpiframe.launcher.foreground import is_terminal, take
 def main(words: Sequence[str]) -> int:
     """`--plain` for Python's own prompt, `--read` for commands from standard input; the exit status."""
     import mpiframe
-    from mpiframe.shell import heed_ctrl_c, interact
+    from mpiframe.shell.prompt import heed_ctrl_c, interact
 
     # From here on the launcher sends us what is pressed: until there is a prompt, that is too early.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

@@ -52,6 +52,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _interact(client: AttachedClient, name: str) -> int:
-    from mpiframe.shell import interact  # late: it may load IPython
+    from mpiframe.shell.prompt import interact  # late: it may load IPython
 
     return interact(client, name=name)

@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpiframe import launcher
 from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import PLACE
 from mpiframe.worlds import folders
@@ -69,11 +68,11 @@ class Card:
     cwd: str
     since: float
     how: str
+    grace: float
     resilient: bool = False
     ready: bool = False
     hub_pid: int = 0
     sessions: int = 0
-    grace: float = launcher.GRACE_SECONDS
     listen: str = ""
     fingerprint: str = ""
     key_file: str = ""
@@ -362,7 +361,9 @@ def bury(place: Place, status: int | None = None) -> Card | None:
         card = dataclasses.replace(card, ended=ended, estimated=status is None, status=status, sessions=0)
         place.write_card(card)
         if status is None and card.space == process_space() and not ticks_of(card.pid):
-            launcher.tidy_after(card.pid)
+            from mpiframe.launcher.running import tidy_after  # late: few have to clear up after the dead
+
+            tidy_after(card.pid)
     return card
 
 

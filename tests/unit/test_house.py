@@ -138,6 +138,8 @@ FLOORS = {
         "shell.magics",
         "shell",
         "shell.__main__",
+        "shell.command_line",
+        "shell.prompt",
         "shell.ipython",
         "shell.live",
         "shell.plain",
@@ -426,3 +428,14 @@ def test_importing_is_cheap_and_starts_nothing(first: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_who_attaches_loads_nothing_of_the_launcher_nor_of_the_command_line() -> None:
+    program = "import sys, mpiframe.attached.attaching\nprint(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = {name for name in map(below, run.stdout.split()) if name is not None}
+    assert "attached.attaching" in loaded
+    unwanted = {m for m in MODULES if m.startswith(("launcher.", "shell."))} | {"cli", "doctor", "runner"}
+    assert loaded & unwanted == {"launcher.environment", "shell.jupyter"}

@@ -31,7 +31,7 @@ def a_card(**changes: object) -> Card:
     card = Card(
         name="survey", pid=os.getpid(), ticks=places.ticks_of(os.getpid()), space=places.process_space(),
         host="node1", mpi="MPICH 5.0.2", ranks=8, command="mpiframe start -n 8", cwd="/data",
-        since=time.time() - 60, how="background", ready=True,
+        since=time.time() - 60, how="background", grace=2.0, ready=True,
     )  # fmt: skip
     return dataclasses.replace(card, **changes)  # type: ignore[arg-type]
 
