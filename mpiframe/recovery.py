@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mpi4py import MPI
@@ -50,6 +50,7 @@ class Recovery:
         self._first = first  # the first message that a server gets
         self._always = policy == "always"
         self._commands: list[tuple[Any, Encoded]] = []
+        self._path: list[str] = []  # folders of modules that attached processes have told the servers of
         self._ending: set[int] = set()  # servers that are being ended for a restart
         self._under_way: set[int] = set()  # servers that are being started
         self._problems: dict[int, MpiframeError] = {}  # why the last attempt to start one failed
@@ -127,6 +128,11 @@ class Recovery:
             with loop.lock:
                 self._commands.remove(entry)
             raise
+
+    def add_to_path(self, entries: Iterable[str]) -> None:
+        """Have servers that come later find modules here, as those that are there do; for good, too."""
+        with self._loop.lock:
+            self._path += [entry for entry in entries if entry not in self._path]
 
     def restart(self, ranks: list[int]) -> None:
         """Replace these servers; returns when all of them serve. Raises WorldError where one does not."""
@@ -254,7 +260,7 @@ class Recovery:
                         sock.close()  # which tells it to leave
                 raise WorldError("the client has been closed meanwhile")
             loop.welcome(peer)
-            loop._transport.send(rank, pack(self._first))
+            loop._transport.send(rank, pack((*self._first, self._path)))
         ran = self._set_up(rank, config.start_timeout)  # it may import a lot
         with loop.lock:
             loop.serves(rank, ran)

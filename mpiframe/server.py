@@ -23,7 +23,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import time as clock
 from typing import Any, NoReturn, TypeVar
@@ -35,7 +35,7 @@ from mpiframe.execution import Executor
 from mpiframe.fuse import Fuse
 from mpiframe.log_forwarder import LogForwarder
 from mpiframe.messages import Buffers, Down, Up
-from mpiframe.namespace import EXPECTED, LIVE, Namespace, restore_builtins
+from mpiframe.namespace import EXPECTED, LIVE, Namespace, add_to_path, restore_builtins
 from mpiframe.outgoing import Outgoing
 from mpiframe.transport import ASLEEP, AWAKE
 from mpiframe.world import CLIENT, World
@@ -324,9 +324,10 @@ class Server:
         elif kind == Down.STOP:
             self._stopping = True
 
-    def _begin(self, path: list[str], log_level: int) -> None:
+    def _begin(self, path: list[str], log_level: int, more: Sequence[str] = ()) -> None:
         """Adopt what a command may expect to be as on the client."""
         sys.path[:0] = [entry for entry in path if entry not in sys.path]
+        add_to_path(more)
         logging.getLogger().setLevel(log_level)
 
     # -- one command -------------------------------------------------------------------------------

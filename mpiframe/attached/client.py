@@ -212,15 +212,21 @@ class AttachedClient(Verbs):
         return world_wide(self._number, next(self._reductions))
 
     def _together(self, label: str, parts: Sequence[tuple[int, Encoded]], timeout: float | None) -> list[Any]:
+        self._tell_path()
         return self._loop.together(label, parts, self._ids, timeout)
 
     def _request(self, command: Any, encoded: Encoded, rank: int | None, id: int = 0) -> Request:
-        if not self._path_told:
-            # Once, ahead of the first command: modules that this process can import, servers can as well.
-            self._path_told = True
-            path = [entry for entry in map(os.path.abspath, sys.path) if os.path.isdir(entry)]
-            self._service(self._loop.dispatcher.ranks(), "sys.path", _ADD_TO_PATH, path)
+        self._tell_path()
         return super()._request(command, encoded, rank, id)
+
+    def _tell_path(self) -> None:
+        """Once, ahead of the first command: modules that this process can import, servers can as well."""
+        if self._path_told:
+            return
+        self._path_told = True
+        path = [entry for entry in map(os.path.abspath, sys.path) if os.path.isdir(entry)]
+        self._loop.tell("path", entries=path)  # for those that will come in place of others
+        self._service(self._loop.dispatcher.ranks(), "sys.path", _ADD_TO_PATH, path)
 
     # -- requests -----------------------------------------------------------------------------------------
 
@@ -281,6 +287,7 @@ class AttachedClient(Verbs):
         if self._closed:
             self._refuse()
         encoded = self._encoder.encode(command, None)
+        self._tell_path()
         words, buffers = self._loop.describe(encoded, command)
         self._loop.ask("setup", command=words, buffers=buffers)
 

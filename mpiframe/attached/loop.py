@@ -318,6 +318,12 @@ class AttachedLoop:
             raise _error(found[0]["error"], found[0]["text"])
         return found
 
+    def tell(self, op: str, **words: Any) -> None:
+        """Tell the hub something that it does not reply to."""
+        with self.lock:
+            self._check_open()
+            self._send({"op": op, **words})
+
     def together(
         self, label: str, parts: Sequence[tuple[int, Encoded]], ids: Iterator[int], timeout: float | None
     ) -> list[Any]:

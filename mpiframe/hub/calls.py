@@ -262,6 +262,12 @@ def _setup(call: Call, *, command: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _path(call: Call, *, entries: list[str]) -> dict[str, Any]:
+    """Folders of modules that its process has told the servers of: those that come later get them, too."""
+    call.hub.client._recovery.add_to_path(map(str, entries))
+    return {}
+
+
 def _restart(call: Call, *, ranks: list[int]) -> dict[str, Any]:
     call.hub.client._recovery.restart(ranks)
     return {}
@@ -342,6 +348,7 @@ CALLS: dict[str, Callable[..., dict[str, Any] | None]] = {
     "recovered": _recovered,
     "subscribe": _subscribe,
     "break": _break,
+    "path": _path,
     "servers": _slowly(_servers),
     "snapshot": _slowly(_snapshot),
     "setup": _slowly(_setup),

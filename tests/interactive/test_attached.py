@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import operator
+import os
 import signal
 import textwrap
 import threading
@@ -21,6 +22,7 @@ from mpiframe.errors import (
     CommandTimeout,
     RequestError,
     SerializationError,
+    ServerLost,
     TargetError,
     WorldError,
 )
@@ -305,6 +307,50 @@ def test_modules_beside_the_attached_script_are_found_by_servers(shared: HubWorl
         """
     )
     assert said == "42\n"
+
+
+@pytest.mark.long
+def test_a_replacement_finds_the_modules_that_the_others_find(launcher: Launcher) -> None:
+    """Also for what is the first command of its process, and when that process has left."""
+    script = WORLD.replace('"never"', '"always"')
+    with hub_world(launcher, 3, script, options=("--resilient",)) as world:
+        (world.folder / "beside").mkdir()
+        (world.folder / "beside" / "mine_alone.py").write_text("def triple(n):\n    return 3 * n\n")
+        said = world.run(
+            """
+            sys.path.insert(0, "beside")
+            import mine_alone
+            client = attach()
+            client.setup("import mine_alone")
+            lost = client.submit(os.kill, client.servers[1].pid, signal.SIGKILL, target=2)
+            print(type(lost.exception()).__name__, client.submit(mine_alone.triple, 14, target=2).result())
+            client.close()
+            """
+        )
+        assert said == "ServerLost 42\n"
+
+        client = world.attach()
+        lost = client.submit(os.kill, client.servers[0].pid, signal.SIGKILL, target=1)
+        assert isinstance(lost.exception(LIMIT), ServerLost)
+        assert client.push("mine_alone.triple(2)", 1, True, timeout=LIMIT)[0].ret == 6
+        mine, standard = str(world.folder / "beside"), os.path.dirname(os.__file__)
+        for response in client.push("__import__('sys').path", "all", True, timeout=LIMIT):
+            assert response.ret.index(mine) > response.ret.index(standard)  # it stands in front of nothing
+
+
+@pytest.mark.long
+def test_a_collective_that_comes_first_finds_modules_too(shared: HubWorld) -> None:
+    (shared.folder / "together").mkdir()
+    (shared.folder / "together" / "mine_together.py").write_text("def rank(comm):\n    return comm.rank\n")
+    said = shared.run(
+        """
+        sys.path.insert(0, "together")
+        import mine_together
+        with attach() as client:
+            print(client.spmd(mine_together.rank))
+        """
+    )
+    assert said == "[0, 1]\n"
 
 
 def test_events_and_log_records_reach_the_one_they_are_for(shared: HubWorld) -> None:
