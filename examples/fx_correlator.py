@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from fx import synthetic
 from fx.fringes import Fringe, fit_fringes
-from fx.progress import Progress
 from fx.recordings import Recording, inspect, sample_recordings
 from fx.spectra import Spectra, correlate, deviation
 
@@ -34,7 +33,7 @@ import mpiframe
 RTOL = 1e-10
 MIB = 2**20
 GET_READY = "import fx.spectra, fx.synthetic; fx.recordings.sample_recordings()"
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+Map = Callable[..., Iterable[Any]]  # a client's map, or Python's own
 
 
 def main(client: mpiframe.Client, options: argparse.Namespace) -> int:
@@ -64,13 +63,15 @@ def process(recording: Recording, run: Map, servers: int, options: argparse.Name
     """Correlate one recording, check the result, write it; return whether the checks passed."""
     print(describe(recording))
     frames = options.frames_per_command or share_size(recording, servers)
-    spectra, seconds = timed(run, recording, options.channels, frames, plural(servers))
+    bar = partial(run, progress=f"{recording.name}, {plural(servers)}")
+    spectra, seconds = timed(bar, recording, options.channels, frames)
     print(f"  {plural(servers)}: {rate(recording, seconds)}")
 
     good, off = True, None
     if options.check:
         # Python's own map, over shares of another size: one process, the same segments.
-        reference, alone = timed(map, recording, options.channels, 2 * frames + 1, "one process")
+        print("  the same in one process ...", flush=True)
+        reference, alone = timed(map, recording, options.channels, 2 * frames + 1)
         if options.compare:
             speedup = f"{alone / seconds:.2f} x as long"
             print(f"  one process: {rate(recording, alone)}, {speedup}")
@@ -87,13 +88,11 @@ def process(recording: Recording, run: Map, servers: int, options: argparse.Name
     return good
 
 
-def timed(run: Map, recording: Recording, channels: int, frames: int, label: str) -> tuple[Spectra, float]:
-    """Correlate with a progress bar; return the spectra and the seconds it took."""
-    shares = -(-recording.frames // frames)
-    with Progress(f"{recording.name}, {label}", shares) as progress:
-        start = time.perf_counter()
-        spectra = correlate(run, recording, channels, frames, progress.step)
-        return spectra, time.perf_counter() - start
+def timed(run: Map, recording: Recording, channels: int, frames: int) -> tuple[Spectra, float]:
+    """Correlate; return the spectra and the seconds it took."""
+    start = time.perf_counter()
+    spectra = correlate(run, recording, channels, frames)
+    return spectra, time.perf_counter() - start
 
 
 def check_synthetic(spectra: Spectra, fringes: list[Fringe | None]) -> bool:
@@ -148,8 +147,7 @@ def synthetic_file(out: Path, frames: int, run: Map) -> Path:
         print(f"using {path} of an earlier run")
         return path
     start = time.perf_counter()
-    with Progress("writing", len(synthetic.stretches(path, frames))) as progress:
-        synthetic.write(run, path, frames, progress.step)
+    synthetic.write(partial(run, progress="writing"), path, frames)
     seconds = time.perf_counter() - start
     print(f"wrote {path}: {size / MIB:.1f} MiB in {seconds:.1f} s")
     return path

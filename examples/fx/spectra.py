@@ -157,12 +157,11 @@ def correlate(
     recording: Recording,
     channels: int,
     frames_per_share: int,
-    on_share: Callable[[], None] = lambda: None,
 ) -> Spectra:
     """Correlate a recording; `run` maps a function over shares and yields results in any order.
 
     `run` is the map of a client, of an executor, or Python's own for a single process.
-    `on_share` is called after each share. Raises ValueError if there is not one full segment.
+    Raises ValueError if there is not one full segment.
     """
     shares = list(split(recording, channels, frames_per_share))
     if not shares:
@@ -173,7 +172,6 @@ def correlate(
     total = nothing(recording, channels)
     for part in run(correlate_share, shares):
         total += part
-        on_share()
     return average(total, recording)
 
 

@@ -44,18 +44,17 @@ def write(
     run: Callable[[Callable[[Stretch], int], Iterable[Stretch]], Iterable[int]],
     path: Path,
     frames: int,
-    on_share: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a VDIF file of so many frame sets, of four threads each.
 
     `run` maps a function over stretches of the file, which are written independently and in any
-    order; `on_share` is called after each. The file has its name only once it is complete.
+    order. The file has its name only once it is complete.
     """
     unfinished = path.with_suffix(".part")
     with unfinished.open("wb") as file:
         file.truncate(frames * FRAME_BYTES)
     for _ in run(write_stretch, stretches(unfinished, frames)):
-        on_share()
+        pass
     unfinished.replace(path)
 
 

@@ -44,7 +44,7 @@ class Counting:
             self.busy[pids[r.server]] += r.finished_at - r.started_at
         return responses
 
-    def map(self, fn, items, ordered=True):
+    def map(self, fn, items, ordered=True, progress=False):
         from functools import partial
         for pid, seconds, value in self.client.map(partial(counted, fn), items, ordered=ordered, chunksize=1):
             self.busy[pid] += seconds
