@@ -207,6 +207,9 @@ class Loop(Protocol):
     def call_off(self, request: Request) -> bool:
         """Cancel a request, and interrupt it if it runs; whether it had not ended."""
 
+    def is_sent(self, request: Request) -> bool:
+        """Whether a request that has not ended was sent to a server."""
+
     def was_interrupted(self, requests: Sequence[Request]) -> None:
         """Ctrl-C ended a wait for these."""
 
@@ -261,8 +264,8 @@ class CommandFuture(concurrent.futures.Future[Any]):
             error = self._exception
             ended = f"returned {type(self._result).__name__}" if error is None else type(error).__name__
             return f"<{type(self).__name__}{what}: {ended}>"
-        state = "cancelled" if self.done() else "queued"
-        if self.running() and request is not None:
+        state = "cancelled" if self.done() else "pending"  # an attached process would have to ask
+        if request is not None and request.server is not None and not self.done():
             state = f"sent to server {request.server}"
         return f"<{type(self).__name__}{what}: {state}>"
 
@@ -324,9 +327,9 @@ class CommandFuture(concurrent.futures.Future[Any]):
         return request is not None and not self.done() and self._loop.call_off(request)
 
     def running(self) -> bool:
-        """Whether the command was sent to a server and has not ended."""
+        """Whether the command was sent to a server and has not ended; an attached process asks the world."""
         request = self.request
-        return request is not None and not self.done() and request.server is not None
+        return request is not None and not self.done() and self._loop.is_sent(request)
 
     def settle(self, request: Request) -> None:
         """Called once, by the client, when the command has ended."""

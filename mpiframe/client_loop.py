@@ -265,6 +265,10 @@ class ClientLoop(Driver, Observed):
         self._deliver()
         return bool(instructions)
 
+    def is_sent(self, request: Request) -> bool:
+        """Whether a request that has not ended was sent to a server."""
+        return request.server is not None
+
     def call_off(self, request: Request) -> bool:
         """Cancel a request, and interrupt it if it runs; whether it had not ended."""
         with self.lock:

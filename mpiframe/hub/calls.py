@@ -133,6 +133,13 @@ def _cancel(call: Call, *, id: int, running: bool) -> dict[str, Any]:
     return {"value": loop.call_off(request)}
 
 
+def _sent(call: Call, *, id: int) -> dict[str, Any]:
+    """Whether a server has it, of what has not ended."""
+    record = call.session.records.get(id)
+    request = record.request if record is not None else None
+    return {"value": request is not None and not request.ended and request.server is not None}
+
+
 def _interrupt_requests(call: Call, *, ids: list[int]) -> dict[str, Any]:
     """As `ClientLoop.was_interrupted`: what runs is interrupted, what waits is called off."""
     loop = call.hub.client._loop
@@ -345,6 +352,7 @@ CALLS: dict[str, Callable[..., dict[str, Any] | None]] = {
     "adopt": _adopt,
     "done": _done,
     "requests": _requests,
+    "sent": _sent,
     "recovered": _recovered,
     "subscribe": _subscribe,
     "break": _break,

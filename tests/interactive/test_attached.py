@@ -130,9 +130,12 @@ def test_cancel_and_interrupt(shared: HubWorld) -> None:
     begun.unlink()
     future, behind = client.submit(long, target=2), client.submit(long, target=2)
     until(begun.exists)
+    assert future.running()
+    assert not behind.running()
     assert behind.cancel()
     assert not future.cancel()
     assert client.cancel(future)
+    assert not future.running()
     with pytest.raises(concurrent.futures.CancelledError):
         future.result(LIMIT)
     until(lambda: client.servers[1].state == "idle")
@@ -202,6 +205,21 @@ def test_a_callback_may_wait_for_another_command(shared: HubWorld) -> None:
     future.add_done_callback(lambda done: found.append(client.submit(pow, done.result(), 2).result(LIMIT)))
     until(lambda: found)
     assert found == [64]
+
+
+def test_a_callback_may_ask_whether_another_command_runs(shared: HubWorld) -> None:
+    client = shared.attach()
+    go = shared.folder / "go"
+    waits = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    other, found = client.submit(exec, waits, {}, target=2), list[bool]()
+    until(other.running)
+    client.submit(pow, 2, 3, target=1).add_done_callback(lambda _: found.append(other.running()))
+    until(lambda: found)
+    assert found == [True]
+    go.touch()
+    other.result(LIMIT)
+    assert not other.running()
+    go.unlink()
 
 
 # -- sessions -------------------------------------------------------------------------------------

@@ -24,6 +24,9 @@ class Loop:
     def __init__(self, wait: Callable[..., bool], cancel: Callable[[Request], bool]) -> None:
         self.wait, self.cancel = wait, cancel
 
+    def is_sent(self, request: Request) -> bool:
+        return request.server is not None
+
 
 def request(command: Any = "x", id: int = 7, server: int | None = 2) -> Request:
     found = Request(id=id, target=server, key=1, command=command, frame=())

@@ -131,7 +131,7 @@ def test_what_cannot_be_shown_or_is_endless_harms_nothing() -> None:
 def test_a_future_says_what_it_waits_for() -> None:
     request = Request(12, None, 1, abs, ())
     future = CommandFuture(None, request)  # type: ignore[arg-type]
-    assert repr(future) == "<CommandFuture of request 12 (abs): queued>"
+    assert repr(future) == "<CommandFuture of request 12 (abs): pending>"
     request.server = 3
     assert repr(future) == "<CommandFuture of request 12 (abs): sent to server 3>"
     assert not future._asked  # to look at it costs nothing later
