@@ -352,6 +352,22 @@ client.plugin(Clock, target="all")
     assert {p.name for p in started.folder.glob("stopped-*")} == {"stopped-1", "stopped-2"}
 
 
+def test_a_plugin_has_time_to_stop_when_the_script_fails(launcher: Any) -> None:
+    """All that a command would have had, too, if there were one."""
+    script = """
+class Slow(mpiframe.Plugin):
+    name = "slow"
+    def stop(self):
+        time.sleep(1.8)
+        pathlib.Path("stopped").touch()
+client.plugin(Slow, target=1)
+sys.exit(3)
+"""
+    started = launcher.start(world(script), env={"MPIFRAME_GRACE": "3"})
+    assert started.wait().expect(3).stderr == ""
+    assert (started.folder / "stopped").exists()
+
+
 # -- output ---------------------------------------------------------------------------------------
 
 
