@@ -40,6 +40,7 @@ class CtrlC:
 
     def __init__(self, kick: Callable[[], None]) -> None:
         self.pressed = False  # and not raised yet
+        self._repeated = False  # the next signal is our own, for a press that was put off
         self._kick = kick
         self._thread = threading.main_thread().ident or 0
 
@@ -63,6 +64,9 @@ class CtrlC:
             raise KeyboardInterrupt
 
     def _strike(self, _: int, frame: FrameType | None) -> Any:
+        repeated, self._repeated = self._repeated, False
+        if repeated and not self.pressed:
+            return  # it was raised meanwhile, and one press is raised once
         if not _keeps_books(frame):
             self.pressed = False
             raise KeyboardInterrupt
@@ -75,6 +79,7 @@ class CtrlC:
 
     def _again(self) -> None:
         if self.pressed:
+            self._repeated = True
             signal.pthread_kill(self._thread, SIGINT)
 
 

@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +181,7 @@ class Session(Verbs):
             action()
         self._cancel_queued()
         loop, grace = self._loop, self._world.config.grace
+        until = time.monotonic() + 1.5 * grace
         for rank in loop.dispatcher.ranks():
             loop.lines.send(rank, doorbell.ABANDON)
         try:
@@ -187,7 +189,8 @@ class Session(Verbs):
         except KeyboardInterrupt:
             self._end(0.0)
             raise
-        self._end(grace / 2)
+        # Where no command takes it, the time is for plugins to stop, and for servers that others crowd out.
+        self._end(max(grace / 2, until - time.monotonic()))
 
     def _end(self, limit: float) -> JournalError | None:
         """Have every server end its session, within `limit` seconds unless a command holds it.

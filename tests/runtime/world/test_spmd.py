@@ -16,7 +16,7 @@ import mpiframe
 
 pytestmark = pytest.mark.timeout(60)
 
-QUICK = 8.0  # seconds within which all members have ended when one has failed
+QUICK = 20.0  # seconds within which all members have ended when one has failed
 
 
 def rank_of(comm):

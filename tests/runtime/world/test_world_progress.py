@@ -72,7 +72,7 @@ def test_a_bar_in_map(client, terminal, servers, options):
     found = list(client.map(lambda x: x + 1, items, progress=True, **options))
     assert sorted(found) == list(range(1, 61))
     last = [line for line in plain(terminal.end()) if "60/60" in line][-1]
-    assert " in 0." in last
+    assert re.search(r" in \d", last), last
 
 
 def test_a_bar_in_an_endless_map_with_a_journal(client, terminal, tmp_path):
