@@ -21,6 +21,7 @@ from mpiframe.compat import (
 from mpiframe.plugins.difx.gateway import Gateway, GatewayOptions
 from mpiframe.plugins.difx.multicast import Group
 from mpiframe.plugins.difx.protocol import Id
+from mpiframe.plugins.difx.stopping import Patience
 from mpiframe.plugins.difx.versions import Versions
 from tests.plugins.difx.peers import SECONDS, connected
 from tests.plugins.difx.snippets.here import processes, until
@@ -32,6 +33,7 @@ TASKS = (DiFXls, DiFXFileTransfer, DiFXJobStatus, DiFXvex2difx, DiFXJobControl)
 def gateway(tmp_path: Path, group: Group, versions: Versions, mpirun: str) -> Iterator[Gateway]:
     options = GatewayOptions([str(tmp_path)], base=versions.base, group=group, launchers=(mpirun,))
     with Gateway(options) as made:
+        made.jobs.patience = Patience(answer=SECONDS)  # of jobs that all hear it
         yield made
 
 
@@ -132,7 +134,9 @@ def test_what_was_asked_for_is_done_though_the_client_goes_at_once(
     def heard(text: str) -> None:
         message: Any = DiFXControl.parseXML(text)
         if message.typeStr == "DifxStatusMessage":
-            (ended if message.state == "Terminated" else running).set()
+            for state, event in (("Running", running), ("Terminated", ended)):
+                if message.state == state:  # which it hears its stop in; before, it takes its time
+                    event.set()
 
     watching.addRelayCallback(heard)
     watching.relayPackets()
