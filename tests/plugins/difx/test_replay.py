@@ -23,7 +23,7 @@ from mpiframe.plugins.difx.multicast import Group
 from mpiframe.plugins.difx.protocol import Id, Packet, Reader, write_int, write_packet
 from tests.plugins.difx.recorded.transcript import Recorded, read
 
-SECONDS = 20.0
+SECONDS = 60.0
 HERE = Path(__file__).parent
 RECORDED = HERE / "recorded" / "programs.py"
 
