@@ -25,7 +25,7 @@ from mpiframe.compat._difx_packets import bytes_of
 from mpiframe.plugins.difx import gateway as gateway_module
 from mpiframe.plugins.difx.gateway import Gateway, GatewayError, GatewayOptions
 from mpiframe.plugins.difx.gateway_channels import Outgoing
-from mpiframe.plugins.difx.gateway_peers import owner_of_peer
+from mpiframe.plugins.difx.gateway_peers import may_connect, owner_of_peer
 from mpiframe.plugins.difx.gateway_session import Session
 from mpiframe.plugins.difx.jobs import JobOptions
 from mpiframe.plugins.difx.messages import Message
@@ -183,6 +183,11 @@ def test_on_the_loopback_only_its_own_user_is_served(opened: Opened, monkeypatch
         one = stack.enter_context(socket.create_connection(server.getsockname()))
         two = stack.enter_context(server.accept()[0])
         assert owner_of_peer(one) == owner_of_peer(two) == os.getuid()
+        one.shutdown(socket.SHUT_WR)
+        assert owner_of_peer(two) == os.getuid()
+        one.close()  # as one would who is not to be known: anybody's is root's then
+        assert owner_of_peer(two) is None
+        assert not may_connect(two)
     monkeypatch.setattr(gateway_module, "may_connect", lambda connection: False)
     _, port = opened()
     peer = Peer(port)
