@@ -149,7 +149,7 @@ def test_one_that_makes_more_while_it_is_killed_is_gone_whole() -> None:
     assert begun.wait(SECONDS)
     assert program.end(0.05)
     assert members(program.session) == []
-    assert program.code == -signal.SIGKILL
+    assert program.wait(SECONDS) == -signal.SIGKILL
 
 
 def test_a_program_that_is_not_there_or_does_not_end() -> None:
