@@ -7,6 +7,7 @@ import gc
 import os
 import random
 import select
+import shutil
 import socket
 import ssl
 import threading
@@ -22,7 +23,9 @@ import trustme
 from mpiframe import cli
 from mpiframe.compat import DiFXJobControl
 from mpiframe.compat._difx_packets import bytes_of
+from mpiframe.plugins.difx import follow, gateway_monitor
 from mpiframe.plugins.difx import gateway as gateway_module
+from mpiframe.plugins.difx.follow import Follower
 from mpiframe.plugins.difx.gateway import Gateway, GatewayError, GatewayOptions
 from mpiframe.plugins.difx.gateway_channels import Outgoing
 from mpiframe.plugins.difx.gateway_peers import may_connect, owner_of_peer
@@ -579,6 +582,41 @@ def test_what_stops_where_nothing_runs_says_so(opened: Opened, root: Path, job: 
     assert told.wait(SECONDS)
     assert b"was not stopped" in (errors[0] or b"")
     difx.close()
+
+
+def test_a_client_that_goes_while_its_monitor_is_opened_leaves_nothing(
+    opened: Opened, root: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(data / "real_run_tiny" / "tiny_1.input", root)
+    before = set(threading.enumerate())
+    gateway, port = opened()
+    entered, gone = threading.Event(), threading.Event()
+    stopped, stop = threading.Semaphore(0), gateway_monitor._Watching.stop
+
+    def opening(path: str, **options: Any) -> Follower:
+        entered.set()
+        assert gone.wait(SECONDS)
+        return Follower(path, **options)
+
+    def stopping(watching: gateway_monitor._Watching) -> None:
+        stopped.release()
+        stop(watching)
+
+    monkeypatch.setattr(follow, "Follower", opening)
+    monkeypatch.setattr(gateway_monitor._Watching, "stop", stopping)
+    peer = Peer(port)
+    peer.send(Id.CHANNEL_ALL_DATA_ON)
+    peer.send(Id.START_MONITOR, write_int(1))
+    for item in framed_items(gateway_monitor.INPUT_PATH, f"{root}/tiny_1.input".encode()):
+        peer.send(Id.CHANNEL_DATA, write_int(1) + item)
+    assert entered.wait(SECONDS)
+    peer.close()
+    for _ in ("what was followed before", "this one, when the client has gone"):
+        assert stopped.acquire(timeout=SECONDS)
+    gone.set()
+    assert settled(lambda: gateway.clients, 0), under_way(gateway)
+    gateway.close()
+    assert settled(lambda: [one for one in threading.enumerate() if one not in before], [])
 
 
 # -- anything at all ------------------------------------------------------------------------------
