@@ -44,9 +44,11 @@ def whole(data: Path) -> bytes:
 @pytest.fixture
 def follower(job: Path, folder: Path) -> Iterator[Follower]:
     """A follower from before the job's start, that does not look without being told to."""
+    before = set(threading.enumerate())
     with Follower(job / "tiny_1.input", recheck_seconds=LONG) as made:
         yield made
-    assert not [one for one in threading.enumerate() if "inotify" in one.name.lower() and one.is_alive()]
+    # Those of the observer, which are called Thread-1 and so on.
+    wait_for(lambda: not [one for one in set(threading.enumerate()) - before if "Inotify" in repr(one)])
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
