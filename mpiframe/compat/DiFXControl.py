@@ -7,7 +7,8 @@ difx.connect("headnode", 50200)      # a guiServer, or `mpiframe difx serve`
 After `DiFXControl.mpi_mode_on(client)` connections go to the DiFX plugin of a server instead. Written from
 the documentation and the packets. What differs from the original: time-outs call back and begin anew with
 each packet, empty files come at once, nothing is printed but what one asks for, the thread that
-listens does not keep a script from ending. Content that is no UTF-8 is kept, as surrogates.
+listens does not keep a script from ending, `close` waits until the server has taken what it was asked for,
+or 5 s. Content that is no UTF-8 is kept, as surrogates.
 """
 
 from __future__ import annotations

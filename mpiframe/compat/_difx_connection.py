@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mpiframe.compat._difx_link import by_mpi, connected, settle
+from mpiframe.compat._difx_link import by_mpi, connected, let_go, settle
 from mpiframe.compat._difx_packets import CONNECT_SECONDS, MonitorThread, bytes_of, call_with, text_of
 from mpiframe.plugins.difx.protocol import read_int, write_int, write_packet
 
@@ -106,13 +106,11 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection, once the server has taken what was sent, or some seconds have passed."""
         if self.monitorThread is not None:
             self.monitorThread.stop()
         if self.sock is not None:
-            with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
-            self.sock.close()
+            let_go(self.sock)
             settle()
 
     def failCallback(self) -> None:

@@ -13,6 +13,7 @@ import queue
 import socket
 import ssl
 import threading
+import time
 from typing import Any
 
 from mpiframe.plugins.difx.protocol import Id, write_packet
@@ -23,6 +24,7 @@ CA_FILE, CERT_FILE, KEY_FILE = "MPIFRAME_DIFX_CA", "MPIFRAME_DIFX_CERT", "MPIFRA
 """Variables with paths: of the CA of a gateway with TLS, and of a client's own certificate and key."""
 _READ_BYTES = 1 << 18
 _END_SECONDS = 10.0
+_TAKEN_SECONDS = 5.0
 _plugins: list[Any] = []
 _pumps: list[tuple[socket.socket, threading.Thread]] = []
 
@@ -144,6 +146,18 @@ def by_mpi(plugin: Any) -> socket.socket:
     _pumps.append((ours, thread))
     thread.start()
     return ours
+
+
+def let_go(connection: socket.socket) -> None:
+    """Close a connection, when its server has: a gateway serves none whose client is gone before it looks."""
+    deadline = time.monotonic() + _TAKEN_SECONDS
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while (left := deadline - time.monotonic()) > 0:
+            connection.settimeout(left)
+            if not connection.recv(_READ_BYTES):
+                break
+    connection.close()
 
 
 def settle() -> None:

@@ -95,6 +95,7 @@ class Follower:
         self._observer = Observer()
         self._watch: ObservedWatch | None = None
         self._watched: tuple[int, int] | None = None
+        self._removed = False  # the folder, or one before it
         self._observer.start()
         try:
             # A folder that is not there yet, or is made anew, is seen from the one above it.
@@ -207,8 +208,9 @@ class Follower:
             status = os.stat(self.folder)
         except FileNotFoundError:
             return
-        if (status.st_dev, status.st_ino) == self._watched:
+        if (status.st_dev, status.st_ino) == self._watched and not self._removed:
             return
+        self._removed = False
         if self._watch is not None:
             self._observer.unschedule(self._watch)
             self._watch = None
@@ -225,11 +227,13 @@ class Follower:
         handler.on_any_event = self._happened  # type: ignore[method-assign]
         # Not when a file is opened, as by ourselves.
         wanted = [events.FileModifiedEvent, events.FileCreatedEvent, events.DirCreatedEvent]
-        wanted += [events.FileMovedEvent, events.DirMovedEvent]
+        wanted += [events.FileMovedEvent, events.DirMovedEvent, events.DirDeletedEvent]
         return self._observer.schedule(handler, folder, event_filter=wanted)
 
     def _happened(self, event: FileSystemEvent) -> None:
         paths = [os.fsdecode(path) for path in (event.src_path, event.dest_path) if path]
+        if event.event_type == "deleted" and paths[0] == self.folder:
+            self._removed = True  # and its watch with it; another folder may have its inode
         if any(path == self.folder or os.path.dirname(path) == self.folder for path in paths):
             if self._news.empty():  # one word is enough
                 self._news.put(None)

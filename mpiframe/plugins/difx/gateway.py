@@ -182,7 +182,7 @@ class Gateway:
         if len(self._sessions) >= self.options.most_clients:
             refusal = f"there are {len(self._sessions)} clients already"
         elif not self._is_known(writer):
-            refusal = "this gateway serves its own user only"
+            refusal = "this gateway serves its own user only, and has to find the client there to tell"
         if refusal:
             _log.warning("%s was refused: %s", peer, refusal)
             writer.write(write_packet(Id.ERROR, f"refused: {refusal}".encode()))

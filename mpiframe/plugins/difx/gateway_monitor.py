@@ -65,6 +65,7 @@ class _Watching:
         self._follower: Follower | None = None
         self._monitor: Monitor | None = None
         self._thread: threading.Thread | None = None
+        self._turn = threading.RLock()  # a client may go while its job is opened: that is stopped after it
         self._lock = threading.Lock()
         self._asked: list[int] | None = None
 
@@ -91,10 +92,11 @@ class _Watching:
         from mpiframe.plugins.difx.follow import Follower
         from mpiframe.plugins.difx.monitor import Monitor
 
-        self.stop()
-        self._follower = Follower(path)
-        self._monitor = Monitor(self._follower.job, [])
-        return self._follower.job
+        with self._turn:
+            self.stop()
+            self._follower = Follower(path)
+            self._monitor = Monitor(self._follower.job, [])
+            return self._follower.job
 
     def _calc(self, path: str) -> Calc | None:
         """Without it there are no names of scans and sources."""
@@ -104,13 +106,14 @@ class _Watching:
             return None
 
     def _follow(self, asked: Sequence[int]) -> None:
-        if self._monitor is None:
-            raise ValueError("the path of an .input file comes before requests")
-        with self._lock:
-            self._monitor.request(asked)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="DiFX gateway monitor", daemon=True)
-            self._thread.start()
+        with self._turn:
+            if self._monitor is None:
+                raise ValueError("the path of an .input file comes before requests")
+            with self._lock:
+                self._monitor.request(asked)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="DiFX gateway monitor", daemon=True)
+                self._thread.start()
 
     def _run(self) -> None:
         assert self._follower is not None
@@ -137,11 +140,12 @@ class _Watching:
 
     def stop(self) -> None:
         """End it; from any thread but its own."""
-        if self._follower is not None:
-            self._follower.stop()
-        if self._thread is not None:
-            self._thread.join()
-        self._follower = self._thread = None
+        with self._turn:
+            if self._follower is not None:
+                self._follower.stop()
+            if self._thread is not None:
+                self._thread.join()
+            self._follower = self._thread = self._monitor = None
 
 
 def update_packets(update: Update) -> list[tuple[int, bytes]]:

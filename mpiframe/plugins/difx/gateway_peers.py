@@ -10,7 +10,10 @@ _TABLES = {socket.AF_INET: "/proc/net/tcp", socket.AF_INET6: "/proc/net/tcp6"}
 
 
 def owner_of_peer(connection: socket.socket) -> int | None:
-    """The user that has the other end of a connection within this machine, None if that is not known."""
+    """The user that has the other end of a connection within this machine, None if that is not known.
+
+    Nor is it of an end that was closed: Linux shows all of these, which have no inode, as root's.
+    """
     if connection.family not in _TABLES:
         return None
     try:
@@ -22,8 +25,8 @@ def owner_of_peer(connection: socket.socket) -> int | None:
         with open(_TABLES[connection.family], encoding="ascii") as table:
             for line in table:
                 fields = line.split()
-                if len(fields) > 7 and (fields[1], fields[2]) == wanted:
-                    return int(fields[7])
+                if len(fields) > 9 and (fields[1], fields[2]) == wanted:
+                    return int(fields[7]) if int(fields[9]) else None
     except OSError:
         pass
     return None

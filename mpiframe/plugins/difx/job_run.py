@@ -33,6 +33,7 @@ _LAST_LINES = 40
 _CHECK_SECONDS = 120.0
 _QUIET_SECONDS = 0.1  # what a job said last is heard when it says nothing for so long
 _LAST_WORDS_SECONDS = 1.0
+_BEHIND_SECONDS = 10.0  # and so long it is waited for who takes what was said
 _BAD = re.compile(r"\s*(fatal|severe|error)\b", re.IGNORECASE)
 ANSWERS = (DifxState.TERMINATING, DifxState.TERMINATED, DifxState.ABORTING)
 """States by which a job says that it heard that it is to end."""
@@ -323,11 +324,12 @@ class JobRun:
                 _log.exception("the log of %s cannot be written", self.input)
 
     def _hear_the_rest(self) -> None:
-        """What was sent before the end may come a little after it."""
-        deadline = time.monotonic() + _LAST_WORDS_SECONDS
-        while (left := deadline - time.monotonic()) > 0:
+        """What was sent before the end may come a little after it, and wait to be handed on."""
+        begun = time.monotonic()
+        while (waited := time.monotonic() - begun) < _BEHIND_SECONDS:
             self._spoke.clear()
-            if not self._spoke.wait(min(left, _QUIET_SECONDS)):
+            spoke = self._spoke.wait(_QUIET_SECONDS)
+            if not self._listener.is_behind() and (not spoke or waited > _LAST_WORDS_SECONDS):
                 return
 
     def _tell(self, step: JobStep, text: str = "", status: Status | None = None) -> None:

@@ -11,6 +11,7 @@ import fcntl
 import ipaddress
 import logging
 import os
+import select
 import selectors
 import socket
 import struct
@@ -230,6 +231,7 @@ class Listener:
         self._on_unreadable = on_unreadable
         self._subscriptions: tuple[Subscription, ...] = ()
         self._lock = threading.Lock()
+        self._busy = False
         self._socket = group.receiving_socket()
         self._bell, self._ring = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="DiFX messages", daemon=True)
@@ -268,6 +270,17 @@ class Listener:
         with self._lock:
             self._subscriptions = tuple(one for one in self._subscriptions if one is not subscription)
 
+    def is_behind(self) -> bool:
+        """Whether something has come that is not handed on yet, or just being so."""
+        poller = select.poll()
+        try:
+            poller.register(self._socket, select.POLLIN)
+        except ValueError:  # closed
+            return False
+        # In this order: what is taken between the two looks makes it busy before.
+        waits = any(found & select.POLLIN for _, found in poller.poll(0))
+        return waits or self._busy
+
     def close(self) -> None:
         """Hear no more; what has come but was not handed on yet is lost."""
         if self._ring.fileno() < 0:
@@ -284,12 +297,16 @@ class Listener:
                 ready = {key.fileobj for key, _ in selector.select()}
                 if self._bell in ready:
                     return
+                self._busy = True
                 try:
                     data, (address, _) = self._socket.recvfrom(LONGEST_BYTES)
                 except OSError:  # a bad checksum, an ICMP error: the next one may be good
                     continue
-                self.received += 1
-                self._hand_on(data, str(address))
+                else:
+                    self.received += 1
+                    self._hand_on(data, str(address))
+                finally:
+                    self._busy = False
 
     def _hand_on(self, data: bytes, address: str) -> None:
         subscriptions = self._subscriptions

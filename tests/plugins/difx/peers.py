@@ -9,7 +9,7 @@ from typing import ClassVar
 from mpiframe.compat import DiFXControl
 from mpiframe.plugins.difx.protocol import Id, Packet, Reader, write_packet
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 class Peer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -19,8 +20,10 @@ from mpiframe.compat import (
     DiFXvex2difx,
 )
 from mpiframe.plugins.difx.gateway import Gateway, GatewayOptions
+from mpiframe.plugins.difx.gateway_peers import owner_of_peer
 from mpiframe.plugins.difx.multicast import Group
 from mpiframe.plugins.difx.protocol import Id
+from mpiframe.plugins.difx.stopping import Patience
 from mpiframe.plugins.difx.versions import Versions
 from tests.plugins.difx.peers import SECONDS, connected
 from tests.plugins.difx.snippets.here import processes, until
@@ -32,6 +35,7 @@ TASKS = (DiFXls, DiFXFileTransfer, DiFXJobStatus, DiFXvex2difx, DiFXJobControl)
 def gateway(tmp_path: Path, group: Group, versions: Versions, mpirun: str) -> Iterator[Gateway]:
     options = GatewayOptions([str(tmp_path)], base=versions.base, group=group, launchers=(mpirun,))
     with Gateway(options) as made:
+        made.jobs.patience = Patience(answer=SECONDS)  # of jobs that all hear it
         yield made
 
 
@@ -56,6 +60,7 @@ def test_a_task_uses_the_connection_of_a_client_or_one_of_its_own(
     assert difx.sock is not None
     own.connect(difx.sock.getpeername())
     own.monitor()
+    own.waitTime(SECONDS)
     assert own.getFile(f"{tmp_path}/one") == "x"
     assert gateway.clients == 2
     own.close()
@@ -132,7 +137,9 @@ def test_what_was_asked_for_is_done_though_the_client_goes_at_once(
     def heard(text: str) -> None:
         message: Any = DiFXControl.parseXML(text)
         if message.typeStr == "DifxStatusMessage":
-            (ended if message.state == "Terminated" else running).set()
+            for state, event in (("Running", running), ("Terminated", ended)):
+                if message.state == state:  # which it hears its stop in; before, it takes its time
+                    event.set()
 
     watching.addRelayCallback(heard)
     watching.relayPackets()
@@ -149,6 +156,29 @@ def test_what_was_asked_for_is_done_though_the_client_goes_at_once(
         client.close()
         assert done.wait(SECONDS), what
     until(lambda: not processes(Path(path)))
+
+
+def test_a_client_goes_when_the_server_has_taken_what_it_asked_for() -> None:
+    """Else a gateway that is busy could not tell any more whose it was, and would not serve it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(SECONDS)
+        difx = DiFXControl.Client()
+        difx.connect(listening.getsockname())
+        difx.rm("/data/exp/a")
+        closing = threading.Thread(target=difx.close)
+        closing.start()
+        connection, _ = listening.accept()
+        with connection:
+            connection.settimeout(SECONDS)
+            sent = b""
+            while data := connection.recv(1000):
+                sent += data
+            assert b"/data/exp/a" in sent
+            assert owner_of_peer(connection) == os.getuid()
+        closing.join(SECONDS)
+        assert not closing.is_alive()
+    assert difx.sock is not None
+    assert difx.sock.fileno() == -1
 
 
 @pytest.mark.parametrize("form", [lambda heard: lambda code: heard.append(code), lambda heard: heard.clear])

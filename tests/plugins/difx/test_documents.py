@@ -70,7 +70,7 @@ def test_the_plugin_as_in_readme(
         assert one in example
         example = example.replace(one, other)
     before = f"import mpiframe\nclient = mpiframe.Client()\njob = {str(experiment / 'exp_1.input')!r}\n"
-    ended = launcher.run(before + example, 2, env=with_mpirun(launcher, environment)).expect(0)
+    ended = launcher.run(before + example, 2, env=with_mpirun(launcher, environment), seconds=100).expect(0)
     assert "outcome=<Outcome.DONE: 'done'>" in ended.stdout
     assert ended.stdout.count("Run(") == 1
     assert (experiment / "exp_1.machines").read_text().split() == ["localhost"] * 4
@@ -122,14 +122,14 @@ def test_the_example_over_tcp(
         monkeypatch.setenv(name, value)
     with Gateway(GatewayOptions([str(tmp_path)], group=Group.find(), launchers=(mpirun,))) as gateway:
         command = [sys.executable, EXAMPLE, *schedule, f"127.0.0.1:{gateway.listen(port=0)}"]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     is_a_session(ended.stdout)
 
 
 def test_the_example_over_mpi(launcher: Any, schedule: list[str], environment: dict[str, str]) -> None:
     env = with_mpirun(launcher, environment)
-    ended = launcher.run([EXAMPLE, *schedule, "mpi"], 2, env=env, seconds=90).expect(0)
+    ended = launcher.run([EXAMPLE, *schedule, "mpi"], 2, env=env, seconds=100).expect(0)
     is_a_session(ended.stdout)
 
 

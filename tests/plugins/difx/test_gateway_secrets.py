@@ -16,7 +16,7 @@ from mpiframe.compat import DiFXControl
 from mpiframe.plugins.difx.protocol import Id, Reader, write_packet
 from tests.plugins.difx.serving import await_text, served
 
-SECONDS = 20.0
+SECONDS = 60.0
 TOKEN = "a token for this test alone"
 
 

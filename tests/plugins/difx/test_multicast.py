@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,28 @@ def test_a_subscriber_that_raises_stops_nobody(
         sent = [sender.send(Vsis(str(n))) for n in range(2)]
         assert sent == [heard.next(), heard.next()]
     assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["not today"] * 2
+
+
+def test_it_is_behind_until_all_is_handed_on(group: Group) -> None:
+    going_on = threading.Event()
+    heard = Heard()
+
+    def slow(message: Message) -> None:
+        heard(message)
+        assert going_on.wait(SECONDS)
+
+    with Listener(group) as listener, Sender(group) as sender:
+        listener.subscribe(slow)
+        assert not listener.is_behind()
+        sender.send(Vsis("x"))
+        assert listener.is_behind()
+        heard.next()
+        assert listener.is_behind()  # the subscriber has not taken it yet
+        going_on.set()
+        deadline = time.monotonic() + SECONDS
+        while listener.is_behind():
+            assert time.monotonic() < deadline
+    assert not listener.is_behind()
 
 
 def test_many_senders_number_their_own(group: Group, listener: Listener) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mpiframe.plugins.difx.multicast import Group
 from mpiframe.plugins.difx.plugin import Difx, DifxOptions
 from tests.plugins.difx.conftest import mpiruns
 from tests.plugins.difx.programs.install import install
@@ -172,7 +173,7 @@ print("all well")
 """
 
 
-def test_a_session(launcher: Any, tmp_path: Path) -> None:
+def test_a_session(launcher: Any, tmp_path: Path, group: Group) -> None:
     made = tmp_path / "mpiframe-0.dist-info"  # so that it is found by name in a checkout, too
     made.mkdir()
     (made / "METADATA").write_text("Metadata-Version: 2.1\nName: mpiframe\nVersion: 0\n")
@@ -187,8 +188,8 @@ def test_a_session(launcher: Any, tmp_path: Path) -> None:
     env = {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]),
         "DIFX_BASE": str(base),
-        "DIFX_MESSAGE_GROUP": "239.78.7.7",
-        "DIFX_MESSAGE_PORT": str(50000 + os.getpid() % 10000),
+        "DIFX_MESSAGE_GROUP": group.address,
+        "DIFX_MESSAGE_PORT": str(group.port),
         "STAND_IN_SHOWN": "yes",
         "MPIFRAME_SCHEDULER_STATE": str(tmp_path / "state"),
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -196,7 +197,7 @@ def test_a_session(launcher: Any, tmp_path: Path) -> None:
     }
     words = [str(tmp_path / "script.py"), str(root), str(mpirun), str(DATA)]
     words += ["thorough"] if str(mpirun) == mpiruns()[-1] else []
-    ended = launcher.run(words, 2, env=env, seconds=90).expect(0)
+    ended = launcher.run(words, 2, env=env, seconds=100).expect(0)
     assert ended.stdout == "all well\n", ended.said
 
 

@@ -23,7 +23,7 @@ from mpiframe.plugins.difx.multicast import Group
 from mpiframe.plugins.difx.protocol import Id, Packet, Reader, write_int, write_packet
 from tests.plugins.difx.recorded.transcript import Recorded, read
 
-SECONDS = 20.0
+SECONDS = 60.0
 HERE = Path(__file__).parent
 RECORDED = HERE / "recorded" / "programs.py"
 
@@ -201,6 +201,7 @@ def test_the_client_asks_a_recorded_server_for_files_as_the_original_did() -> No
     difx = DiFXControl.Client()
     difx.connect("127.0.0.1", server.port)
     difx.monitor()
+    difx.waitTime(SECONDS)
     difx.version()
     assert (difx.serverVersion, difx.difxBase, difx.serverUser) == ("DEVELr7531", "/opt/difx/base", None)
     assert (difx.availableVersion, difx.versionPreference) == (["DIFX-DEVEL"], "DIFX-DEVEL")
@@ -229,6 +230,7 @@ def test_the_client_runs_a_job_at_a_recorded_server_as_the_original_did() -> Non
     passes = DiFXvex2difx.Client()
     passes.connect(("127.0.0.1", server.port))
     passes.monitor()
+    passes.waitTime(SECONDS)
     passes.version()
     made: list[str] = []
     done: list[int] = []
@@ -251,6 +253,7 @@ def test_the_client_runs_a_job_at_a_recorded_server_as_the_original_did() -> Non
         getattr(difx, f"{kind}Callback")(lambda text, kind=kind: said.append((kind, text)))
     difx.connect("127.0.0.1", server.port)
     difx.monitor()
+    difx.waitTime(SECONDS)
     states: list[tuple[str | None, ...]] = []
 
     def relayed(text: str) -> None:

@@ -193,10 +193,13 @@ def test_it_does_what_it_says_in_seconds(transport: Run, one: Snippet) -> None:
 
 def test_what_the_server_says(tmp_path: Path) -> None:
     """As the documentation shows it of guiServer: its port, a client that comes, and one that goes."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as one:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as one, contextlib.ExitStack() as stack:
+        # Kept meanwhile: nobody is given it by chance, and who asks for it by its number, as both do, has it.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind(("127.0.0.1", 0))
         free = one.getsockname()[1]
-    with served(tmp_path, tmp_path, environment(tmp_path), "--port", str(free)) as (port, log):
+        words = ("--port", str(free))
+        port, log = stack.enter_context(served(tmp_path, tmp_path, environment(tmp_path), *words))
         assert port == free
         with socket.create_connection(("127.0.0.1", port), SECONDS):
             await_text(log, "client connection from address 127.0.0.1")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpiframe import cli
@@ -137,6 +137,7 @@ def records(rows: list[tuple[int, int]], order: str = "<") -> tuple[bytes, vis.H
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
+@settings(deadline=None)  # a busy machine is no error of the format
 @given(freqs=st.lists(st.integers(0, 3), max_size=300))
 def test_records_of_many_sizes_in_both_byte_orders(
     tmp_path_factory: pytest.TempPathFactory, order: str, freqs: list[int]
@@ -222,6 +223,7 @@ def test_channels_rise_in_frequency_on_both_sidebands() -> None:
     assert lower.tolist() == [102, 104, 106, 108]
 
 
+@settings(deadline=None)
 @given(st.floats(-1.5, 1.5), st.integers(32, 200))
 def test_the_delay_of_a_slope_is_found(delay_us: float, channels: int) -> None:
     bandwidth = 16.0

@@ -59,14 +59,14 @@ class Correlator:
         self.say(f"MPI Process {self.rank} is running on host {socket.gethostname()}")
         self.say(f"MPI Process {self.rank} is about to process input file")
         Listener(self.group).subscribe(self.hear, [Info, Stop, Status], [self.name])
+        if self.behaviour == "stuck":  # before any of them says so, or writes anything
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
         self.meet()
         job = Input.read(self.path)
         if self.size < len(job.datastreams) + 2:
             self.say(f"{self.size} processes are too few", Severity.FATAL)
             return 1
-        if self.behaviour == "stuck":
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)
         return self.other() if self.rank else self.manager(job)
 
     def meet(self) -> None:

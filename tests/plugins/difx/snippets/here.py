@@ -2,7 +2,7 @@
 
 A snippet's text is the documentation's own, but for three things: the import, Python 3's print, and comments
 that are left out. Its "..." is Python's own `...`. Hosts, ports and paths in it are replaced by those of the
-test; where more has to be, `run` is told so.
+test, and its clients wait for longer; where more has to be, `run` is told so.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Here:
         text = textwrap.dedent(text)
         places = {"/full/path": str(self.root), "/the/full/path/to/the": str(self.root)}
         places |= {"/data/correlator/newExperiment": str(self.root)}
+        places |= {"difx.monitor()": f"difx.monitor(); difx.waitTime( {SECONDS} )"}
         if self.port is not None:
             places |= {'"headnode.difxcluster", 50400': f'"127.0.0.1", {self.port}'}
             places |= {'"localhost", 50401': f'"127.0.0.1", {self.port}'}

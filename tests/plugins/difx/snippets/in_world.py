@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mpiframe import Client
 from mpiframe.compat import DiFXControl
+from mpiframe.plugins.difx.stopping import Patience
 from tests.plugins.difx.snippets import clients, jobs
 from tests.plugins.difx.snippets.here import SNIPPETS, Here
 
@@ -24,7 +25,9 @@ assert jobs
 def main(path: str, root: str, mpirun: str) -> None:
     with Client() as client, socket.socket(socket.AF_UNIX) as listening:
         calc = ["calcif2", "mycalcprocess"]
-        DiFXControl.mpi_mode_on(client, 1, roots=[root], mpirun=mpirun, calc_programs=calc)
+        # A job that hears has to be able to say so on a busy machine; one that does not takes all of this.
+        patience = Patience(answer=3.0)
+        DiFXControl.mpi_mode_on(client, 1, roots=[root], mpirun=mpirun, calc_programs=calc, patience=patience)
         listening.bind(f"{path}~")
         listening.listen()
         os.rename(f"{path}~", path)  # which is there from when one can connect to it

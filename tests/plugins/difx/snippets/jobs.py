@@ -424,8 +424,14 @@ def stopping(here: Here) -> None:
         difx = here.control(one)
         jobs.append(difx.newJob())
         jobs[-1].start(False)
+    told: list[bytes] = []
+    here.names["difx"].addAllCallback(
+        lambda _, data: told.append(data) if b": gone after" in (data or b"") else None
+    )
     for one in (other, path):
-        until(one.with_suffix(".difx").is_dir)
+        until(
+            lambda one=one: list(one.with_suffix(".difx").glob("*"))
+        )  # its begin: now it hears, or does not
         assert processes(one)
     assert [job.jobComplete for job in jobs] == [False, False]
     text = """
@@ -438,12 +444,11 @@ def stopping(here: Here) -> None:
         until(lambda job=job: job.jobComplete)
         until(lambda one=one: not processes(one))
         assert job.finalMessage() == job.RUN_DIFX_JOB_TERMINATED
+    until(lambda: len(told) == 2)
     assert [state for _, (_, state) in here.names["difx"].jobStatus(str(path))[1]] == ["Terminated  "]
     # Where nothing runs any more it says so, and does no harm.
-    told: list[bytes] = []
-    here.names["difx"].addAllCallback(lambda number, data: told.append(data) if number in (4, 6) else None)
     here.run(text)
-    until(lambda: len(told) == 2)
+    until(lambda: len(told) == 4)
 
 
 @snippet("Monitoring the Data Output of a Running Job")
