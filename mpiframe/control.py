@@ -42,6 +42,7 @@ class Control(threading.Thread):
             # While no command runs nobody prints, so there is nothing to look for.
             if not poller.poll(_LOOK * 1000 if self._server.running else _LOOK * 5000):
                 if self._server.running:
+                    self._server.press_again()
                     self._server.look_for_text()
                 continue
             try:

@@ -41,6 +41,7 @@ from mpiframe.transport import ASLEEP, AWAKE
 from mpiframe.world import CLIENT, World
 
 _RUN, _GATE = int(Down.RUN), int(Down.GATE)  # looking a member up costs as much as a small command
+_PRESSES = 3  # times that an interrupt's signal is sent again until it is raised
 _T = TypeVar("_T")
 _current: Server | None = None
 
@@ -77,6 +78,7 @@ class Server:
         self._terminated = False  # by SIGTERM
         self._recalled: set[int] = set()  # the serials of commands that are not to be run
         self._interrupt = 0
+        self._presses = 0  # how often its signal may still be sent again
         self._early = 0  # a request that was to be interrupted before it ran
         self._abandoned = False  # whatever runs from here on is interrupted
         self.broken = 0  # the request whose collective has failed elsewhere
@@ -448,11 +450,26 @@ class Server:
         """Raise KeyboardInterrupt in the command of this request, now or when it begins; from any thread."""
         self._early = id
         if id and id == self._running:
-            self._interrupt = id
+            self._interrupt, self._presses = id, _PRESSES
             if id == self._meeting:
                 os.write(self._nudge[1], b"!")  # an exception could come between MPI and us
                 return
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def press_again(self) -> None:
+        """Send an interrupt's signal again if it was not raised; called now and then while a command runs.
+
+        One that comes just before a system call that blocks does not end it: Python looks for signals before
+        and after. Not where the command has a handler of its own, nor for ever: C code may wait anew each
+        time.
+        """
+        if self._presses and self._is_pressed() and signal.getsignal(signal.SIGINT) == self._on_sigint:
+            self._presses -= 1
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _is_pressed(self) -> bool:
+        """Whether an interrupt of what runs is to be raised."""
+        return bool(self._interrupt) and self._interrupt == self._running != self._meeting
 
     def _nudged(self) -> None:
         os.read(self._nudge[0], 64)
@@ -471,7 +488,7 @@ class Server:
 
     def _on_sigint(self, *_: Any) -> None:
         # A terminal's Ctrl-C reaches every rank; it is the client's to decide what becomes of it.
-        if self._interrupt and self._interrupt == self._running != self._meeting:
+        if self._is_pressed():
             self._interrupt = 0
             raise KeyboardInterrupt("interrupted by the client")
 

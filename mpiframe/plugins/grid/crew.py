@@ -302,7 +302,7 @@ class Crew:
             self._proxy.recovered(sent.rank)
         if sent.what == "run":
             self._release([sent.payload], f"server {sent.rank} was lost")
-            self._counts[LOCKED] -= 1
+            self._unlocked()
         elif sent.what == "claim":
             known = [one["claim"] for one in self._pool]
             known += [one.payload["claim"] for one in self._under_way.values() if one.what == "run"]
@@ -317,7 +317,7 @@ class Crew:
             return
         if sent.what == "run":
             doc = sent.payload
-            self._counts[LOCKED] -= 1
+            self._unlocked()
             words = str(cause or error)
             if isinstance(cause, KeyboardInterrupt):  # by somebody else's `client.interrupt`
                 self._note(sent.rank, TokenRun(doc["_id"], RETURNED, 0, 0.0, "interrupted"))
@@ -379,9 +379,16 @@ class Crew:
             self._more_to_claim()
         self._tell()
 
+    def _unlocked(self) -> bool:
+        """A token is locked no more; whether it was counted so: the database may have told it before."""
+        counted = self._counts[LOCKED] > 0
+        self._counts[LOCKED] -= counted
+        return counted
+
     def _after_run(self, rank: int, run: TokenRun) -> None:
-        self._counts[LOCKED] -= 1
-        self._counts[TODO if run.state == RETURNED else run.state if run.state in self._counts else DONE] += 1
+        if self._unlocked():
+            state = TODO if run.state == RETURNED else run.state if run.state in self._counts else DONE
+            self._counts[state] += 1
         if run.state == RETURNED:
             self._more_to_claim()
         self._note(rank, run)
@@ -397,8 +404,9 @@ class Crew:
     def _tell(self, final: bool = False) -> None:
         if not self._is_heard() or not self._counted:
             return
-        counts, waiting = self._counts, len(self._pool)
-        running = max(0, counts[LOCKED] - waiting)
+        counts = self._counts
+        waiting = min(len(self._pool), counts[LOCKED])
+        running = counts[LOCKED] - waiting
         now = Progress(counts[TODO] + waiting, running, counts[DONE], counts[ERROR], self._rate())
         if self._hears.bar is not None:
             self._hears.bar.show(now, final)

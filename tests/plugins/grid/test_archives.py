@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -153,8 +154,18 @@ MEMBERS = st.lists(
 )
 
 
+def leads_to_itself(path: str) -> bool:
+    """Whether this is a link that the system follows nowhere, because its way comes past itself."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
 @settings(max_examples=100, deadline=None)
 @given(MEMBERS)
+@example([("a", symlink("a//a"))])
 @example(HARMFUL["links that lead out together"])
 @example([("a/b", FOLDER), ("c", symlink("a/b")), ("a/b/a", symlink("../../c")), ("x", symlink("c/a/.."))])
 def test_whatever_is_unpacked_stays_inside(members: list[tuple[str, object]]) -> None:
@@ -175,7 +186,10 @@ def test_whatever_is_unpacked_stays_inside(members: list[tuple[str, object]]) ->
         inside = os.path.realpath(room / "out")
         for base, folders, files in os.walk(room / "out"):
             for name in [*folders, *files]:
-                real = os.path.realpath(os.path.join(base, name))
+                path = os.path.join(base, name)
+                if leads_to_itself(path):
+                    continue  # of which `realpath` makes whatever it has not read yet
+                real = os.path.realpath(path)
                 assert real == inside or real.startswith(inside + "/"), (base, name, real)
 
 

@@ -98,7 +98,8 @@ def test_no_server(closed_port: int) -> None:
         other.get("a")
 
 
-def test_a_server_that_comes_back_is_asked_again(own_couch: Any) -> None:
+def test_a_server_that_comes_back_is_asked_again(own_couch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpiframe.plugins.grid.couchdb._RETRIES", 7)  # its start may take more than a second
     database = Database("x", own_couch.url)
     database.create()
     database.create()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +33,8 @@ class World:
         self.lock = threading.Lock()
         self.pool = ThreadPoolExecutor(servers)
         self.faults: dict[str, Any] = {}
+        self.may_fail: Callable[[], bool] = lambda: True  # what is to be prepared
+        self.answering: Callable[[str], object] = str  # the token is done, and nobody has heard of it
 
     def on(self, rank: int) -> Server:
         return Server(self, rank)
@@ -70,7 +74,8 @@ class Server:
         def serve() -> Any:
             if rank in world.dead:
                 raise ServerLost(f"server {rank} is lost")
-            world.calls[what] = world.calls.get(what, 0) + 1
+            with world.lock:
+                world.calls[what] = world.calls.get(what, 0) + 1
             try:
                 value = call()
             except (DatabaseDown, PilotError, KeyboardInterrupt) as error:
@@ -84,7 +89,7 @@ class Server:
     def _prepare(self, settings: Any, work: Any) -> None:
         faults = self._world.faults.get("prepare")
         if faults and (fault := faults.pop(0)):
-            time.sleep(0.1)  # after the answers of the others
+            await_(self._world.may_fail)
             raise fault
 
     def _claim(self, count: int) -> Any:
@@ -138,10 +143,18 @@ class Server:
             assert world.state[id] == "locked"
             world.state[id] = "done"
             world.runs.append(id)
+        world.answering(id)
         return TokenRun(id, "done", 0, world.seconds)
 
     def _end(self) -> None:
         pass
+
+
+def await_(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it does not become so"
+        time.sleep(0.001)
 
 
 def crew(world: World, **options: Any) -> Crew:
@@ -199,7 +212,9 @@ def test_a_server_that_comes_while_the_database_is_away_is_asked_again(
     monkeypatch.setattr("mpiframe.plugins.grid.crew._FIRST_WAIT_SECONDS", 0.01)
     world = World(2, 50, seconds=0.005)
     world.faults = {"prepare": [None, DatabaseDown("away")]}
-    report = crew(world).run()
+    made = crew(world)
+    world.may_fail = lambda: made._prepared  # by the other server
+    report = made.run()
     assert report.done == 50
     assert world.calls["prepare"] == 3
     world = World(2, 5)
@@ -234,11 +249,14 @@ def test_no_more_than_so_many(limit: int) -> None:
     assert (states.count("done"), states.count("locked")) == (limit, 0)
 
 
-def test_no_longer_than_so_long() -> None:
-    world = World(4, 10_000, seconds=0.01)
-    report = crew(world, max_seconds=0.5).run()
-    assert report.stopped == "0.5 s are over"
-    assert 0 < len(world.runs) < 10_000
+def test_no_longer_than_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(4, 10_000, seconds=0.001)
+    real = time.monotonic
+    clock = SimpleNamespace(monotonic=lambda: real() + (600 if len(world.runs) > 50 else 0))
+    monkeypatch.setattr("mpiframe.plugins.grid.crew.time", clock)
+    report = crew(world, max_seconds=600).run()
+    assert report.stopped == "600 s are over"
+    assert 50 < len(world.runs) < 10_000
     assert "locked" not in world.state.values()
 
 
@@ -263,3 +281,20 @@ def test_counts_add_up_at_every_moment() -> None:
     done = [one.done for one in told]
     assert done == sorted(done)
     assert (told[-1].todo, told[-1].running, told[-1].done) == (0, 0, 300)
+
+
+def test_a_token_that_is_counted_before_its_server_has_said_that_it_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mpiframe.plugins.grid.crew._LOOK_SECONDS", 0.01)
+    world = World(2, 20)
+    told: list[Any] = []
+
+    def answering(id: str) -> None:
+        if id == "t_0019":  # the other server finds nothing more to do, and counts
+            await_(lambda: told and told[-1].done == 20)
+
+    world.answering = answering
+    crew(world, on_progress=told.append).run()
+    assert {one.total for one in told} == {20}
+    assert max(one.done for one in told) == 20

@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mpiframe.plugins.grid import Claims, Database, DatabaseDown, NotFound, Pilot, Token, TokenList
+from mpiframe.plugins.grid import Claims, Database, DatabaseDown, NotFound, Pilot, Token, TokenList, children
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = sys.executable
@@ -243,21 +244,46 @@ def gone(path: Path) -> None:
     await_(lambda: not [pid for pid in pids if is_alive(pid)])
 
 
-def test_a_program_over_its_time_ends_with_all_it_started(database: Database, tmp_path: Path) -> None:
+def test_a_program_over_its_time_ends_with_all_it_started(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokens = fill(database, 1)
     words, pids = stubborn(tmp_path)
-    report = Pilot(database, "t", words, max_token_seconds=2, kill_seconds=0.3).run()
+    wait = children._await
+
+    def once_it_is_up(pidfd: int, stop: children.Stop, seconds: float | None) -> str:
+        await_(pids.exists)
+        return wait(pidfd, stop, seconds)
+
+    monkeypatch.setattr(children, "_await", once_it_is_up)
+    report = Pilot(database, "t", words, max_token_seconds=0.5, kill_seconds=0.3).run()
     assert of(tokens)["exit_code"] == 124
-    assert report.runs[0].seconds < 30
+    assert report.runs[0].seconds < 60
     gone(pids)
 
 
-def test_the_time_of_all_gives_back_what_runs(database: Database, tmp_path: Path) -> None:
+def test_the_time_of_all_gives_back_what_runs(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokens = fill(database, 2)
     words, pids = stubborn(tmp_path)
-    report = Pilot(database, "t", words, max_seconds=2, kill_seconds=0.3, batch=2).run()
+    wait, real = children._await, time.monotonic
+    passed = [0.0]
+    monkeypatch.setattr(
+        "mpiframe.plugins.grid.pilot.time", SimpleNamespace(monotonic=lambda: real() + passed[0])
+    )
+
+    def until_all_is_over(pidfd: int, stop: children.Stop, seconds: float | None) -> str:
+        assert seconds is not None
+        assert 0 < seconds <= 600, "no more than what is left of all"
+        await_(pids.exists)
+        passed[0] = 600.0
+        return wait(pidfd, stop, 0.01)
+
+    monkeypatch.setattr(children, "_await", until_all_is_over)
+    report = Pilot(database, "t", words, max_seconds=600, kill_seconds=0.3, batch=2).run()
     assert [one.state for one in report.runs] == ["returned"]
-    assert report.stopped == "2 s are over"
+    assert report.stopped == "600 s are over"
     assert tokens.overview() == {"todo": 2, "locked": 0, "done": 0, "error": 0}
     assert sorted(of(tokens, n).get("scrub_count", 0) for n in (0, 1)) == [0, 1]
     gone(pids)
@@ -314,13 +340,13 @@ def test_it_stays_for_the_tokens_of_a_dead_pilot(database: Database, monkeypatch
 # -- signals, and the end of the pilot ------------------------------------------------------------------
 
 PILOT = """
-import sys
+import sys, time
 from mpiframe.plugins.grid import Database, Pilot
 
 def work(token):
     print("begun", flush=True)
-    import time
-    time.sleep(600)
+    while True:
+        time.sleep(0.01)  # a signal that comes just before it ends no sleep
 
 words = sys.argv[2:]
 Pilot(Database(sys.argv[1]), "t", words or work, kill_seconds=0.3).run()

@@ -27,6 +27,14 @@ while time.monotonic() < until:
     except KeyboardInterrupt:
         pass
 """
+LOSES = """
+import signal, time
+def lose(*_):
+    signal.pthread_kill = kill
+kill, signal.pthread_kill = signal.pthread_kill, lose
+open(started, "w").close()
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -68,6 +76,14 @@ def test_cancelling_a_running_command(client, busy):
     with pytest.raises(mpiframe.CommandCancelled, match="was interrupted"):
         cancelled.result()
     assert next_one.ret == "next"  # though nobody opened the gate
+
+
+def test_an_interrupt_that_comes_just_before_a_system_call(client, gate):
+    """It does not end the call, as if it had been lost; nobody can aim so well, so its signal is dropped."""
+    id = client.push(LOSES, target=1, parameters=gate.parameters)
+    gate.await_start()
+    assert client.cancel(id) is True
+    assert client.push(ALL, target=1, block=True, timeout=20)[0].ret == 8
 
 
 def test_cancelling_futures(client, gate):

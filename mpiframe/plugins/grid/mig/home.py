@@ -107,7 +107,6 @@ class LocalServer:
                     self._copy_input(record, source, destination, program)
             # Before there is a record: of one that nobody looks after others would say that it failed.
             alive = self._claim(record)
-            record.kept_by(os.getpid())
             now = time.time()
             times = {"received": now, "queued": now}
             record.create(
@@ -130,7 +129,7 @@ class LocalServer:
         return record, alive
 
     def _claim(self, record: Record) -> int:
-        """Make `alive`, held by this process; its descriptor."""
+        """Make `alive`, held by this process, which is no keeper that others may end; its descriptor."""
         return disk.hold_new(record.path("alive"))
 
     def record(self, job_id: str) -> Record:
@@ -150,7 +149,7 @@ class LocalServer:
         """End a job with all its processes; returns when it has. Raises MigServerError if it has before."""
         record = self.record(job_id)
         self.refuse_ended(record)
-        if not record.signal(0) and record.is_kept():
+        if record.is_kept_elsewhere():
             raise MigLocalError(f"job {job_id} runs on another host, and cannot be canceled from here")
         disk.replace(record.path("canceled"), b"")
         record.signal(signal.SIGTERM)

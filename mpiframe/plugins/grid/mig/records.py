@@ -124,6 +124,15 @@ class Record:
         os.close(pidfd)
         return None
 
+    def is_kept_elsewhere(self) -> bool:
+        """Whether a process of another host looks after it. One that is being started is nobody's yet."""
+        try:
+            with open(self.path("keeper"), encoding="ascii") as file:
+                where = file.read().partition(" ")[2]
+        except OSError:
+            return False
+        return where != here() and self.is_kept()
+
     def kept_by(self, pid: int) -> None:
         """Note which process of this host holds `alive`. Raises OSError."""
         disk.replace(self.path("keeper"), f"{pid} {here()}".encode())
@@ -134,15 +143,13 @@ class Record:
             pid, _, where = file.read().partition(" ")
         return int(pid) if where == here() else 0
 
-    def signal(self, number: int) -> bool:
-        """To the keeper, if it lives on this host; whether it did. 0 only asks."""
+    def signal(self, number: int) -> None:
+        """To the keeper, if it lives on this host."""
         pidfd = self.keeper()
-        if pidfd is None:
-            return False
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, number)
-        os.close(pidfd)
-        return True
+        if pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, number)
+            os.close(pidfd)
 
     def wait(self, seconds: float | None) -> bool:
         """Until the job has ended; whether it has. Its keeper's end is an event, and nothing is asked twice.
@@ -152,17 +159,19 @@ class Record:
         """
         limit = None if seconds is None else time.monotonic() + seconds
         step = None if self.read().get("own_keeper", True) else _FIRST_LOOK_SECONDS
-        while (found := self.resolve())["status"] not in states.ENDED:
+        while self.resolve()["status"] not in states.ENDED:
             left = None if limit is None else limit - time.monotonic()
             if left is not None and left <= 0:
                 return False
             pause = min((s for s in (left, step) if s is not None), default=None)
             pidfd = self.keeper()
             if pidfd is None:
-                if found == self.resolve() and self.is_kept():
+                if self.is_kept_elsewhere():
                     raise MigLocalError(
                         f"job {self.id} runs on another host, and cannot be watched from here"
                     )
+                if self.is_kept():  # by who is about to start its keeper
+                    select.poll().poll(1000 * min(_FIRST_LOOK_SECONDS, pause or _FIRST_LOOK_SECONDS))
                 continue
             try:
                 poll = select.poll()  # select knows no descriptor from 1024 on

@@ -6,6 +6,7 @@ of its place, and each has an exit status of its own.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -21,8 +22,10 @@ from typing import Any
 KILL_SECONDS = 2.0
 """How long a job that is to end has from SIGTERM to SIGKILL."""
 
-# Not a loop and not a function: `break` and `declare` in a line mean what they would in a script.
-_BEGIN = """exec 8<"$1" 9>"$2" || exit 125
+# Not a loop and not a function: `break` and `declare` in a line mean what they would in a script. It begins
+# once it is told that it is known who has to be ended, and never if its keeper is killed before that.
+_BEGIN = """IFS= read -r __mig_line || exit 125
+exec </dev/null 8<"$1" 9>"$2" || exit 125
 set --
 __mig_status=0
 """
@@ -97,13 +100,16 @@ def run(
         [shell, "-c", _BEGIN + _STEP * len(spec.lines) + _END, "mig-job", lines, statuses],
         cwd=os.path.join(folder, "exec"),
         env={**os.environ, **dict(spec.environment)},
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=out,
         stderr=err,
         start_new_session=True,
     )
+    assert process.stdin is not None
     try:
         started(process.pid)
+        with contextlib.suppress(BrokenPipeError), process.stdin:  # it may have been ended already
+            process.stdin.write(b"\n")
         late = _await(process.pid, spec.seconds, stop)
     finally:
         _signal(process.pid, signal.SIGKILL)  # what it left behind ends with it; its leader is not reaped yet

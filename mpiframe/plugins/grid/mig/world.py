@@ -134,6 +134,7 @@ class WorldServer(LocalServer):
 
     def _claim(self, record: Record) -> int:
         os.symlink(os.path.join("..", os.path.basename(self._alive)), record.path("alive"))
+        record.kept_by(os.getpid())
         return -1
 
     def _next_target(self) -> Any:

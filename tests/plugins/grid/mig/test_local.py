@@ -254,6 +254,23 @@ def test_a_keeper_that_is_killed(mig: Mig) -> None:
     os.close(pidfd)
 
 
+def test_a_keeper_that_is_killed_as_it_starts_the_shell(room: Path) -> None:
+    """Nobody knows the shell yet, to end it: so it begins with nothing, and ends by itself."""
+    program = (
+        "import os, sys; from mpiframe.plugins.grid.mig import shell; os.mkdir('exec'); "
+        "spec = shell.Spec('one', ('touch ../ran; sleep 60',), (), (), (), None); "
+        "end = lambda pid: (print(pid, flush=True), os.kill(os.getpid(), 9)); "
+        "shell.run(spec, os.getcwd(), 1, 2, (), end)"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(mpiframe.__file__).parent.parent)}
+    keeper = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=SECONDS, env=env
+    )  # until the shell has closed the pipes, too
+    assert keeper.returncode == -signal.SIGKILL, keeper.stderr
+    assert int(keeper.stdout) > 0
+    assert not Path("ran").exists()
+
+
 def test_a_keeper_that_is_killed_before_it_began(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPIFRAME_MIG_SLOTS", "1")
     mig = Mig(LocalServer())

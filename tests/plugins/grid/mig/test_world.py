@@ -6,6 +6,8 @@ import re
 import shutil
 import sys
 import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -271,3 +273,26 @@ def test_a_job_that_is_being_submitted_is_not_taken_for_one_whose_keeper_is_gone
     assert asked == ["QUEUED"]
     assert mine.wait(job, 30)
     assert mine.info(job)["STATUS"] == "FINISHED"
+
+
+def test_a_job_that_is_being_submitted_is_canceled_and_not_its_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client finds it before it has a process of its own, and waits for that one's end."""
+    mine, other = LocalServer(str(tmp_path / "home")), LocalServer(str(tmp_path / "home"))
+    create = Record.create
+
+    def created(record: Record, values: dict[str, Any]) -> None:
+        create(record, values)
+        canceling.append(pool.submit(other.cancel, record.id))
+        deadline = time.monotonic() + 30
+        while not record.wants_end():
+            assert time.monotonic() < deadline, "it is not canceled"
+            time.sleep(0.005)
+
+    monkeypatch.setattr(Record, "create", created)
+    canceling: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as pool:
+        job = mine.submit("::EXECUTE::\nsleep 60\n", (), "")
+        canceling[0].result(30)
+    assert mine.info(job)["STATUS"] == "CANCELED"
