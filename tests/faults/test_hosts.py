@@ -20,7 +20,7 @@ from tests.conftest import each_python
 from tests.faults import hosts as cluster
 
 PORTS = (47100, 47109)
-SECONDS = 60.0
+SECONDS = 100.0
 
 
 @dataclass
@@ -128,7 +128,7 @@ while client.servers[2].state != "busy":
     pass
 client.interrupt(3)
 try:
-    long.result(timeout=10)
+    long.result(timeout=40)
 except mpiframe.CommandError as error:
     assert isinstance(error.__cause__, KeyboardInterrupt), error
 else:
@@ -298,7 +298,7 @@ else:
     raise AssertionError("the host is gone, and the command answered")
 assert time.monotonic() - began < 15, "this took too long to notice"
 for _ in range(20):  # the others serve on
-    assert client.submit(lambda: socket.gethostname()).result(timeout=10) == "mf-host1"
+    assert client.submit(lambda: socket.gethostname()).result(timeout=30) == "mf-host1"
 try:
     client.push("1", target=2)
 except (mpiframe.ServerLost, mpiframe.TargetError):
