@@ -36,7 +36,7 @@ _MUCH = (  # time is given
 )
 # Folders and files that meet one MPI only where time is not given; under --faults, --long and so on all.
 _ONE_MPI = {"plugins", "compat", "interactive", "test_promises.py"}
-_LEAVE_SECONDS = 8.0  # for processes and folders to go, once the launcher has ended
+_LEAVE_SECONDS = 30.0  # for processes and folders to go, once the launcher has ended
 
 
 def pytest_configure(config: pytest.Config) -> None:

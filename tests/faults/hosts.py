@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SECONDS = 20.0  # for a host to come up; a tenth of one as a rule
+SECONDS = 60.0  # for a host to come up; a tenth of one as a rule
 FOLDER = "MF_HOSTS"  # names the folder with the sockets of the hosts
 _MARK = "MPIFRAME_TEST_MARK"
 _PR_SET_PDEATHSIG = 1

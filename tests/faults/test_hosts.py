@@ -20,7 +20,7 @@ from tests.conftest import each_python
 from tests.faults import hosts as cluster
 
 PORTS = (47100, 47109)
-SECONDS = 60.0
+SECONDS = 100.0
 
 
 @dataclass
@@ -128,7 +128,7 @@ while client.servers[2].state != "busy":
     pass
 client.interrupt(3)
 try:
-    long.result(timeout=10)
+    long.result(timeout=40)
 except mpiframe.CommandError as error:
     assert isinstance(error.__cause__, KeyboardInterrupt), error
 else:
@@ -298,7 +298,7 @@ else:
     raise AssertionError("the host is gone, and the command answered")
 assert time.monotonic() - began < 15, "this took too long to notice"
 for _ in range(20):  # the others serve on
-    assert client.submit(lambda: socket.gethostname()).result(timeout=10) == "mf-host1"
+    assert client.submit(lambda: socket.gethostname()).result(timeout=30) == "mf-host1"
 try:
     client.push("1", target=2)
 except (mpiframe.ServerLost, mpiframe.TargetError):
@@ -315,7 +315,9 @@ print("the script ended well")
     "how", ["the power fails", pytest.param("the link is cut for good", marks=pytest.mark.long)]
 )
 def test_a_host_that_is_gone_fails_its_own_requests_only(site: Site, how: str) -> None:
-    world = site.start(HEAD + LOST, 1, 1, 1, link_timeout=3, stop_timeout=2, grace=0.5)
+    # Where nothing is asserted of it the servers that are left may take their time to end in order.
+    stop_timeout = 20 if how == "the power fails" else 2
+    world = site.start(HEAD + LOST, 1, 1, 1, link_timeout=3, stop_timeout=stop_timeout, grace=0.5)
     world.await_file("ready")
     if how == "the power fails":
         site.hosts.die(2)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-QUICK = 45.0  # seconds for a whole world, a few of which are usual
+QUICK = 100.0  # seconds for a whole world, a few of which are usual
 
 HEAD = """
 import os, pathlib, signal, sys, threading, time
 import mpiframe
 
-def until(condition, seconds=20):
+def until(condition, seconds=40):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it does not become so"
@@ -62,7 +62,7 @@ def test_a_dead_server_fails_only_its_own_requests(launcher: Any) -> None:
     at = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     first, second = client.get([running, queued])
-    assert time.monotonic() - at < 1.0, time.monotonic() - at
+    assert time.monotonic() - at < 10, time.monotonic() - at  # the shortest of our time-outs
     assert (first.status, first.server, first.successful) == ("lost", 1, False), first
     assert isinstance(first.error, mpiframe.ServerLost), first.error
     assert (second.status, second.started_at) == ("lost", None), second
@@ -179,7 +179,7 @@ def test_a_request_with_retries_is_started_elsewhere(launcher: Any) -> None:
             return "the second time"
         os.kill(os.getpid(), signal.SIGKILL)
     future = client.submit(once, begun, retries=1)
-    print(future.result(20))
+    print(future.result(40))
     assert sorted(s.state for s in client.servers) == ["idle", "lost"]
     client.close()
     """
@@ -572,7 +572,7 @@ def test_a_member_that_dies_in_a_collective(launcher: Any) -> None:
     try:
         client.spmd(work)
     except mpiframe.ServerLost:
-        assert time.monotonic() - at < 5
+        assert time.monotonic() - at < 10
     else:
         assert False
     ranks = lambda comm: (comm.rank, comm.allreduce(1))

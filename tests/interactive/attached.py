@@ -17,7 +17,7 @@ from mpiframe.attached.client import AttachedClient, connect
 from tests.conftest import Launcher, RunningWorld
 
 SECRET = b"\x07" * 32
-LIMIT = 30.0  # seconds after which a test gives up
+LIMIT = 60.0  # seconds after which a test gives up
 
 WORLD = """
     import os, socket, sys
@@ -103,7 +103,7 @@ class HubWorld:
                 process.communicate()
             if self.world.process.poll() is None:
                 with contextlib.suppress(Exception):  # a test may have broken it; `wait` tells
-                    connect(self.address, SECRET, timeout=5.0).stop_world()
+                    connect(self.address, SECRET, timeout=LIMIT / 2).stop_world()
             self.world.wait(LIMIT)
         finally:
             self.world.kill()

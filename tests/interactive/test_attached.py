@@ -252,17 +252,20 @@ def test_two_sessions_push_and_one_is_killed_and_comes_back(shared: HubWorld) ->
 
 def test_a_session_is_left_and_come_back_to(shared: HubWorld) -> None:
     first = shared.attach("lea")
-    id = first.push("import time; time.sleep(0.3); print('late'); y = 1", 1)
+    wait = "import os, time\nwhile not os.path.exists('lea has left'): time.sleep(0.01)\n"
+    first.push(wait, 2)
+    id = first.push(wait + "print('late'); y = 1", 1)
     value = first.submit(lambda: np.arange(200_000), target=2)
     first.close()
     with pytest.raises(WorldError, match="detached"):
         value.result(LIMIT)
     with pytest.raises(WorldError, match="detached"):
         first.push("1")
+    (shared.folder / "lea has left").touch()
     with shared.attach("lea") as second:
-        answer, array = second.get([id, 2], timeout=LIMIT)
+        _, answer, array = second.get([1, id, 3], timeout=LIMIT)
         assert answer.stdout == "late\n"
-        assert answer.command.startswith("import time")
+        assert answer.command.startswith("import os, time")
         assert array.ret.sum() == 19999900000
         assert second.get([], timeout=1) == []
 
@@ -298,7 +301,7 @@ def test_a_session_that_is_dropped_leaves_nothing(shared: HubWorld) -> None:
 
 def test_a_long_queue_of_one_session_does_not_hold_up_another(shared: HubWorld) -> None:
     greedy, modest = shared.attach(), shared.attach()
-    code = "__import__('time').sleep(0.005)"
+    code = "__import__('time').sleep(0.05)"
     greedy.push("pass", "all", True)
     anywhere = [greedy.push(code) for _ in range(5_000)]
     there = [greedy.push(code, 1) for _ in range(5_000)]
@@ -410,7 +413,8 @@ def test_events_and_log_records_reach_the_one_they_are_for(shared: HubWorld) -> 
 
 
 def test_a_world_that_is_stopped_tells_everybody(launcher: Launcher) -> None:
-    with hub_world(launcher, 2) as world:
+    # What runs is interrupted, and may take so long to end in order.
+    with hub_world(launcher, 2, env={"MPIFRAME_GRACE": "20"}) as world:
         ann, bob = world.attach("ann"), world.attach("bob")
         waiting = bob.submit("__import__('time').sleep(60)")
         ann.stop_world()

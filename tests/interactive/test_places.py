@@ -26,6 +26,7 @@ def desk(launcher: Launcher) -> Iterator[Desk]:
 
 
 def test_a_world_is_started_found_worked_with_and_stopped(desk: Desk) -> None:
+    desk.env["MPIFRAME_GRACE"] = "20"  # its servers may take so long to end in order
     started = desk.mpiframe("start", "-n", "3", "--name", "survey").expect(0)
     assert "mpiframe attach survey" in started.out
     assert "mpiframe stop survey" in started.out
@@ -48,7 +49,7 @@ def test_a_world_is_started_found_worked_with_and_stopped(desk: Desk) -> None:
     assert "there is no world named surwey" in unknown.err
     assert "did you mean survey?" in unknown.err
 
-    stopped = desk.mpiframe("stop", "survey").expect(0)
+    stopped = desk.mpiframe("stop", "survey", "--timeout", "40").expect(0)
     assert stopped.out.startswith("survey: asked it to end; it ended in order after")
     desk.expect_nothing_left()
     assert desk.mpiframe("list").expect(0).out == "no world runs here\n"
@@ -139,9 +140,9 @@ def test_a_world_of_one_s_own_ends_with_a_process_that_is_killed(desk: Desk) -> 
     )
     killed = desk.script(f"{script}os.kill(os.getpid(), signal.SIGKILL)")
     assert "attached" in killed.expect(-signal.SIGKILL).out
-    await_that(lambda: not desk.pids("_hosted"), 10.0)
+    await_that(lambda: not desk.pids("_hosted"))
     assert desk.pids("_hosted") == []
-    await_that(lambda: not desk.pids("mpiframe.worlds.background"), 10.0)
+    await_that(lambda: not desk.pids("mpiframe.worlds.background"))
     desk.kill()
     desk.expect_nothing_left()
 

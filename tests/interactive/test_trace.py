@@ -46,7 +46,7 @@ with mpiframe.Client() as client:
     got = client.push("big * 2", target=3, parameters={"big": big}, block=True)[0]
     busy[got.server] += got.finished_at - got.started_at
     assert client.spmd(lambda comm: comm.allreduce(1)) == [3, 3, 3]
-    late = client.submit(time.sleep, 30, target=1, timeout=0.1)
+    late = client.submit(time.sleep, 30, target=1, timeout=1.5)
     queued = client.submit(time.sleep, 30, target=1)
     assert queued.cancel()
     assert isinstance(late.exception(), mpiframe.CommandTimeout)
@@ -107,22 +107,28 @@ def test_a_trace_is_what_the_run_was(launcher, name: str) -> None:
 
 
 KILLED = """
-import os, signal, time
+import contextlib, os, signal, sys, time
 import mpiframe
+from mpiframe.report.reading import read
+
+def written():
+    with contextlib.suppress(mpiframe.MpiframeError, OSError):  # there is nothing of it yet
+        return len(read(sys.argv[1]))
+    return 0
 
 with mpiframe.Client() as client:
     for n in range(300):
         client.push(f"{n}", block=True)
     client.push("import time; time.sleep(60)", target=1)
-    time.sleep(0.5)  # a moment in which what was seen is handed over
-    open("ready", "w").close()
+    while written() < 300:  # what was seen is handed over by and by, and the writer has time
+        time.sleep(0.02)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.mark.parametrize("name", ["run.json.gz", pytest.param("run.json", marks=LONG)])
 def test_a_client_that_is_killed_leaves_a_file_that_loads(launcher, name: str) -> None:
-    world = launcher.start(KILLED, 3, options=("--trace", name))
+    world = launcher.start(KILLED.replace("sys.argv[1]", repr(name)), 3, options=("--trace", name))
     assert world.wait().status != 0
     path = world.folder / name
     trace = read(str(path))

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.conftest import MARK, Launcher
 
 SECONDS = 60.0
-_LEAVE_SECONDS = 8.0
+_LEAVE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,13 @@ def desk_of(launcher: Launcher) -> Iterator[Desk]:
     folder.mkdir()
     shared = set(Path("/dev/shm").iterdir())
     desk = Desk(launcher, folder)
+
+    def left() -> set[Path]:
+        return {path for name in ("mpiframe-*", "sm_segment.*") for path in Path("/dev/shm").glob(name)}
+
     try:
         yield desk
-        left = set(Path("/dev/shm").glob("mpiframe-*")) | set(Path("/dev/shm").glob("sm_segment.*"))
-        assert left <= shared, f"left in shared memory: {left - shared}"
+        await_that(lambda: left() <= shared, _LEAVE_SECONDS)
+        assert left() <= shared, f"left in shared memory: {left() - shared}"
     finally:
         desk.kill()
