@@ -24,8 +24,8 @@ KEYS = {
     "traceback",
     "command_stop_time",
 }
-QUICK = 5.0  # seconds in which whatever goes wrong has to be told
-LARGE = 15.0  # and for the largest values, on a busy machine; below one as a rule
+QUICK = 20.0  # seconds in which whatever goes wrong has to be told, on a busy machine; at once as a rule
+LARGE = 25.0  # and for the largest values; below one as a rule
 
 COMMANDS = {  # (mode, how the parameters are given, whether it is to succeed)
     ("eval", "string", True): ("6 * 7", None),
