@@ -176,4 +176,4 @@ class Client(Session):
         if error is None:
             self.close()
         else:
-            self.abandon()
+            self.abandon(failed=not (isinstance(error, SystemExit) and error.code in (None, 0)))

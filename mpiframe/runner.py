@@ -146,10 +146,10 @@ def _end(current: Any, process: Any, opened: Any, status: int) -> int:
         if status == 0:
             current.close()
         else:
-            current.abandon()
+            current.abandon(failed=True)
     except KeyboardInterrupt:
         status = status or _INTERRUPTED
-        current.abandon()
+        current.abandon(failed=True)
     except MpiframeError as error:
         print(f"mpiframe: {type(error).__name__}: {error}", file=sys.stderr)
         status = 1

@@ -166,15 +166,20 @@ class Session(Verbs):
                 action()
             self._loop.wait(lambda: not self._held(), self._world.config.stop_timeout)
         except KeyboardInterrupt:
-            self.abandon()
+            self.abandon(failed=True)
             raise
         unwritten = self._end(self._world.config.stop_timeout)
         self._raise_unseen()
         if unwritten is not None:
             raise unwritten
 
-    def abandon(self) -> None:
-        """Drop what is queued, interrupt what runs, end the servers; raises nothing."""
+    def abandon(self, *, failed: bool = False) -> None:
+        """Drop what is queued, interrupt what runs, end the servers; raises nothing.
+
+        failed: the run has, whatever the servers do; then those that do not end soon are ended by force.
+        Otherwise each that runs nothing has the time that `close` gives it, or a run that went well would end
+        badly on a busy machine.
+        """
         if self._closed:
             return
         for action in self._before_end:
@@ -190,7 +195,7 @@ class Session(Verbs):
             self._end(0.0)
             raise
         # Where no command takes it, the time is for plugins to stop, and for servers that others crowd out.
-        self._end(max(grace / 2, until - time.monotonic()))
+        self._end(max(grace / 2, until - time.monotonic()) if failed else self._world.config.stop_timeout)
 
     def _end(self, limit: float) -> JournalError | None:
         """Have every server end its session, within `limit` seconds unless a command holds it.
@@ -261,7 +266,7 @@ class Session(Verbs):
         unseen: BaseException | None = None
         if not self._closed:
             if failed:
-                self.abandon()
+                self.abandon(failed=True)
             else:
                 try:
                     self.close()

@@ -103,6 +103,18 @@ def test_the_scripts_own_status(launcher: Any, leave: str, status: int) -> None:
         assert "mpiframe/runner.py" not in ended.stderr
 
 
+@pytest.mark.parametrize("leave", ["sys.exit()", "client.abandon()"])
+def test_a_server_that_takes_its_time_to_end_is_no_failure(launcher: Any, leave: str) -> None:
+    """Nor is a busy machine; a second and a half is what it has where the script has failed."""
+    slow = """
+class Slow(mpiframe.Plugin):
+    name = "slow"
+    def stop(self): time.sleep(2.5)
+client.plugin(Slow, target=2)
+"""
+    assert launcher.run(world(slow + leave)).expect(0).said == ""
+
+
 def test_a_script_that_makes_no_client(launcher: Any) -> None:
     ended = launcher.run("print('no client')").expect(0)
     assert ended.stdout == "no client\n"

@@ -51,8 +51,9 @@ def _put_aside(path: str) -> None:
     lock = os.open(f"{path}.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.getsize(path) > MOST_BYTES:  # else another process was here first
-            os.replace(path, path.removesuffix(_LIST) + _OLD)
+        with contextlib.suppress(FileNotFoundError):  # another process was here first,
+            if os.path.getsize(path) > MOST_BYTES:  # and this one, or a third, has begun the next list
+                os.replace(path, path.removesuffix(_LIST) + _OLD)
     finally:
         os.close(lock)
 
@@ -60,10 +61,10 @@ def _put_aside(path: str) -> None:
 def records_of(folder: str, number: str) -> Iterator[str]:
     """The paths of records to which an id leads, of each host's list the last; they may be gone."""
     with contextlib.suppress(FileNotFoundError):
-        names = sorted(os.listdir(folder))  # HOST.list before HOST.list.old
-        for name in names:
-            if name.endswith((_LIST, _OLD)):
-                yield from _last(files.read_text(os.path.join(folder, name)), number)
+        names = [name for name in os.listdir(folder) if name.endswith((_LIST, _OLD))]
+        for host in sorted({name.removesuffix(_OLD).removesuffix(_LIST) for name in names}):
+            for ending in (_LIST, _OLD):  # in this order: the first may be put aside at this moment
+                yield from _last(files.read_text(os.path.join(folder, host + ending)), number)
 
 
 def _last(text: str, number: str) -> Iterator[str]:

@@ -60,7 +60,7 @@ class LocalServer:
             lambda pidfd, running: self._selector.register(pidfd, selectors.EVENT_READ, running),
             self._selector.unregister,
         )
-        self._idle_since = time.monotonic()
+        self._idle_since = 0.0
         self._stopping = False
 
     # -- life ------------------------------------------------------------------------------------
@@ -82,13 +82,15 @@ class LocalServer:
     def run(self) -> None:
         """Serve until there has been nothing to do for the linger time."""
         self._tasks.start_tasks()
+        self._idle_since = time.monotonic()  # on a busy machine it took long to come here
         while not self._stopping:
             self._tasks.commit()
             self._answer_watchers()
             timeout = self._next_timeout()
-            if timeout is not None and timeout <= 0 and self._is_idle():
+            ready = self._selector.select(timeout)
+            if not ready and timeout == 0 and self._is_idle():  # nor does anybody stand at the door
                 break
-            for key, events in self._selector.select(timeout):
+            for key, events in ready:
                 self._handle(key.data, events)
             self._tasks.run_timers()
             self._tasks.commit()  # first: what cannot be written down is not started

@@ -279,9 +279,11 @@ class Queue:
             if not pushes or self._lost:
                 pause = min(max(0.0, self._asked + self._delay - time.monotonic()), self._longest)
             if deadline is not None:
-                pause = min(pause, deadline - time.monotonic())
-                if pause <= 0:
+                # Not by the pause: that is none, too, where whoever was told of a change took his time.
+                left = deadline - time.monotonic()
+                if left <= 0:
                     return
+                pause = min(pause, left)
             try:
                 self.backend.pause(pause, mark)
             except SchedulerDown:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(60)
 
 Casampi = Callable[..., Any]
 SECONDS = 30.0
-QUICK = 10.0  # 5 s for the error, and the start and the end of the world
+QUICK = 25.0  # 5 s for the error; and the start and the end of the world, which take long on a busy machine
 
 
 # -- servers that end -----------------------------------------------------------------------------
@@ -77,7 +77,7 @@ sys.exit(5)
 WATCH = """
 from casampi.private.MPIMonitorClient import MPIMonitorClient
 MPIEnvironment.mpi_monitor_status_service_heartbeat = 0.1
-MPIEnvironment.mpi_monitor_status_service_timeout = 1
+MPIEnvironment.mpi_monitor_status_service_timeout = 2  # on a busy machine a server that works may need one
 client = MPICommandClient()
 client.start_services()
 monitor = MPIMonitorClient()
@@ -115,7 +115,7 @@ assert monitor.get_server_timeout() == []
 both = client.get_command_response_event([running, queued])
 start = time.monotonic()
 first, second = within(10, client.get_command_response, [running, queued], True)
-assert 0.8 < time.monotonic() - start < 5
+assert 0.8 < time.monotonic() - start < 10
 timed_out(first)
 timed_out(second)
 assert (first["mode"], second["mode"], second["parameters"]) == ("exec", "eval", {"a": 41})
@@ -175,8 +175,8 @@ event = client.get_command_response_event([running, queued])
 until(lambda: monitor.get_server_timeout() == [1])
 late = client.get_command_response_event(running)
 try:
-    assert event.wait(3), "made before the time-out"
-    assert late.wait(3), "made after the time-out"
+    assert event.wait(10), "made before the time-out"
+    assert late.wait(10), "made after the time-out"
 finally:
     os.kill(pid, signal.SIGCONT)
 print("the end")
@@ -195,7 +195,7 @@ monitor.start_debugging_mode()
         + STOPPED_SERVER.replace("OPENED", "True")
         + """
 start = time.monotonic()
-until(lambda: time.monotonic() - start > 1.4 or monitor.get_server_timeout())
+until(lambda: time.monotonic() - start > 2.6 or monitor.get_server_timeout())
 assert monitor.get_server_timeout() == []
 assert client.get_server_status(1)["pong_checks"] > 5
 assert client.get_command_response([running, queued], False) == []
@@ -219,7 +219,7 @@ def test_a_command_that_holds_the_interpreters_lock(casampi_once: Casampi) -> No
         HEAD
         + WATCH
         + """
-ids = client.push_command_request("__import__('ctypes').PyDLL(None).usleep(2500000)", False, 1)
+ids = client.push_command_request("__import__('ctypes').PyDLL(None).usleep(4000000)", False, 1)
 timed_out(within(10, client.get_command_response, ids, True)[0])
 assert client.push_command_request("1", True, 1) is None
 assert client.push_command_request("'free'", True)[0]["server"] == 2

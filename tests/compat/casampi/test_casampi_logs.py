@@ -126,16 +126,27 @@ def test_a_mode_that_changes_on_the_way(casampi_once: Casampi) -> None:
     script = (
         HEAD
         + """
+import re
+
+def post(word):
+    # A thread may have the word in its hands while another has the response.
+    client.push_command_request(f"casalog.post('{word} word')", True, 1)
+    until(lambda: any(re.search(rf"\\t{word} word$", text, re.M) for text in texts()))
+
+def texts():
+    # What this world has written so far, the terminal among it.
+    return [path.read_text(errors="replace") for path in pathlib.Path().iterdir() if path.is_file()]
+
 client = MPICommandClient()
 client.set_log_mode("separated")
 client.start_services()
-client.push_command_request("casalog.post('first word')", True, 1)
+post("first")
 client.set_log_mode("redirect")
-client.push_command_request("casalog.post('second word')", True, 1)
+post("second")
 client.set_log_mode("unified")
-client.push_command_request("casalog.post('third word')", True, 1)
+post("third")
 client.set_log_mode("nonsense")
-client.push_command_request("casalog.post('fourth word')", True, 1)
+post("fourth")
 client.stop_services()
 client.set_log_mode("redirect")
 """

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 SUITE = Path(__file__).parent / "world"
-SECONDS = 60.0
-ONE_TEST = 30.0
+SECONDS = 150.0  # ten as a rule; five ranks on one core that others want, too, take more than sixty
+ONE_TEST = 60.0
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -102,7 +102,7 @@ def processes_of(folder: Path) -> dict[int, str]:
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_text().replace("\0", " ")
+            words = (entry / "cmdline").read_text(errors="replace").replace("\0", " ")
             if str(folder) in words and int(entry.name) != os.getpid():
                 found[int(entry.name)] = words
     return found

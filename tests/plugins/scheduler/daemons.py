@@ -96,7 +96,7 @@ class Daemons:
         found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_text().replace("\0", " ")
+                words = (entry / "cmdline").read_text(errors="replace").replace("\0", " ")
                 environment = (entry / "environ").read_bytes()
                 ours = str(self.folder) in words or any([one in environment for one in variables])
                 if ours and int(entry.name) not in (os.getpid(), os.getppid()) and words.strip():

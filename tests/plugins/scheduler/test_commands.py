@@ -12,6 +12,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +145,18 @@ def test_a_wait_outlasts_a_queue_that_is_down_for_a_while(programs: Path) -> Non
         other.wait(30)
 
 
+def test_a_wait_lasts_as_long_as_it_was_told_to(programs: Path) -> None:
+    """Though it is time for the next query before the pause begins, as on a busy machine."""
+    put(programs, "sbatch", "echo 7")
+    once = f"[ -e '{programs}/once' ] && s=COMPLETED || s=RUNNING; touch '{programs}/once'"
+    put(programs, "squeue", f'{once}\necho "7|$s|0|None|n1|u|p|1|x|"')
+    queue = quick("slurm")
+    queue.subscribe(lambda status: time.sleep(0.1))  # five times as long as from one query to the next
+    job = Job("true", queue=queue).submit()
+    assert job.wait(30)
+    assert job.state is State.COMPLETED
+
+
 def test_output_that_cannot_be_read_is_an_error(programs: Path) -> None:
     put(programs, "sbatch", "echo 7")
     put(programs, "squeue", "echo garbage")
@@ -241,7 +254,7 @@ def test_short_waits_lose_patience_too(programs: Path) -> None:
     put(programs, "squeue", "echo 'Socket timed out' >&2; exit 1")
     queue = Queue("slurm", poll_seconds=0.02, longest_poll_seconds=0.05, patience_seconds=0.5)
     job = Job("true", queue=queue).submit()
-    assert not job.wait(0.05)
+    assert not job.wait(0)  # one query, which fails
     with pytest.raises(SchedulerDown, match="Socket timed out"):
         any([job.wait(0.05) for _ in range(1000)])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +51,38 @@ def test_a_long_list_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert list(records_of(str(tmp_path), "60")) == ["/somewhere/60"]
     assert list(records_of(str(tmp_path), "0")) == []  # long ago
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2200
+
+
+def test_a_list_that_another_process_puts_aside_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While this one waits for the lock; and nobody has begun the next list yet."""
+    add(tmp_path, ("1", "/first"))
+    (path,) = tmp_path.iterdir()
+    lock = fcntl.flock
+
+    def lock_late(descriptor: int, operation: int) -> None:
+        path.rename(f"{path}.old")
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(index, "MOST_BYTES", 10)
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    add(tmp_path, ("2", "/second"))
+    assert [list(records_of(str(tmp_path), number)) for number in "12"] == [["/first"], ["/second"]]
+
+
+def test_a_list_that_is_put_aside_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(tmp_path, ("1", "/first"))
+    (path,) = tmp_path.iterdir()
+    look = os.listdir
+
+    def look_before(folder: str) -> list[str]:
+        found = look(folder)
+        path.rename(f"{path}.old")
+        return found
+
+    monkeypatch.setattr(os, "listdir", look_before)
+    assert list(records_of(str(tmp_path), "1")) == ["/first"]
 
 
 def test_many_processes_write_at_once(tmp_path: Path) -> None:

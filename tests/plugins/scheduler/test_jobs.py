@@ -276,12 +276,19 @@ def test_a_function_for_each_item(queue: Queue) -> None:
 # -- watching -------------------------------------------------------------------------------------
 
 
-def test_events_and_completion_in_order(queue: Queue) -> None:
+def test_events_and_completion_in_order(queue: Queue, room: Path) -> None:
     seen: list[JobStatus] = []
     end = queue.subscribe(seen.append)
-    slow = Job("sleep 1.5", queue=queue).submit()
+    slow = Job("while [ ! -e go ]; do sleep 0.05; done", queue=queue).submit()
     quick = Job("true", queue=queue).submit()
-    assert list(queue.as_completed([slow, quick], SECONDS)) == [quick.id, slow.id]
+    ended = queue.as_completed([slow, quick], SECONDS)
+    assert next(ended) == quick.id
+    deadline = time.monotonic() + SECONDS
+    while slow.state is not State.RUNNING:
+        assert time.monotonic() < deadline, slow.state
+        slow.wait(0.1)
+    (room / "go").touch()
+    assert list(ended) == [slow.id]
     states = [one.state for one in seen if one.job == slow.id]
     assert states[-1] is State.COMPLETED
     assert State.RUNNING in states

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from mpiframe.plugins.scheduler import Job, LocalBackend, Queue, State, SubmitError
 from mpiframe.plugins.scheduler.local_journal import Journal
-from mpiframe.plugins.scheduler.local_server import in_folder
+from mpiframe.plugins.scheduler.local_server import LocalServer, in_folder
 
 SECONDS = 60.0
 
@@ -46,9 +47,7 @@ def kill_queue(local: LocalBackend) -> None:
     pid = pid_of(local)
     pidfd = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
-    import select
-
-    assert select.select([pidfd], [], [], 10)[0]
+    assert select.select([pidfd], [], [], SECONDS)[0]
     os.close(pidfd)
 
 
@@ -94,9 +93,17 @@ def test_what_a_job_leaves_behind_ends_with_it(queue: Queue, room: Path) -> None
     assert job.get(SECONDS)[0] == 0
     pid = int((room / "pid").read_text())
     deadline = time.monotonic() + SECONDS
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+    while is_there(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process has not ended; it may go between any two looks."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_job_that_ignores_the_signal_is_killed(queue: Queue, room: Path) -> None:
@@ -119,8 +126,14 @@ def test_a_time_out_counts_from_the_start_whoever_watches(
 
 
 def test_cores_are_counted(queue: Queue, room: Path) -> None:
-    script = "echo + >>log; sleep 0.2; echo - >>log"
+    script = "echo + >>log; while [ ! -e go ]; do sleep 0.02; done; sleep 0.2; echo - >>log"
     jobs = [Job(script, queue=queue, cores=2).submit() for _ in range(5)]
+    deadline = time.monotonic() + SECONDS
+    await_file(room / "log")
+    while (room / "log").read_text().count("+") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (room / "go").touch()
     assert queue.wait(jobs, SECONDS)
     running, most = 0, 0
     for line in (room / "log").read_text().split():
@@ -159,11 +172,24 @@ def test_the_queue_ends_when_it_is_idle_and_is_started_again(room: Path) -> None
     assert Job("true", queue=Queue("local", backend=local)).submit().get(SECONDS)[0] == 0
     pidfd = os.pidfd_open(pid_of(local))
     local._drop_link()
-    import select
-
-    assert select.select([pidfd], [], [], 20)[0], "it did not end"
+    assert select.select([pidfd], [], [], SECONDS)[0], "it did not end"
     os.close(pidfd)
     assert Job("exit 3", queue=Queue("local", backend=local)).submit().get(SECONDS)[0] == 3
+
+
+def test_whoever_stands_at_the_door_when_the_time_is_up_is_served(tmp_path: Path) -> None:
+    server = LocalServer(str(tmp_path), cores=1, memory=100, linger=0.0)
+    server.open()
+    with socket.socket(socket.AF_UNIX) as client, in_folder(str(tmp_path)) as short:
+        client.settimeout(SECONDS)
+        client.connect(f"{short}/socket")
+        client.sendall(json.dumps({"secret": (tmp_path / "secret").read_text()}).encode() + b"\n")
+        client.shutdown(socket.SHUT_WR)  # then it is left alone again, and ends
+        server.run()
+        assert "epoch" in json.loads(client.recv(1000))
+    server._selector.close()
+    server._listener.close()
+    assert not (tmp_path / "socket").exists()
 
 
 def test_strangers_are_not_served(queue: Queue, local: LocalBackend) -> None:
@@ -171,7 +197,7 @@ def test_strangers_are_not_served(queue: Queue, local: LocalBackend) -> None:
     request = json.dumps({"op": "list"}).encode() + b"\n"
     for first in (b'{"secret": "wrong"}\n', b"\n", b"[]\n", b"x" * 5000, request):
         with socket.socket(socket.AF_UNIX) as stranger, in_folder(local.folder) as short:
-            stranger.settimeout(10)
+            stranger.settimeout(SECONDS)
             stranger.connect(f"{short}/socket")
             try:
                 stranger.sendall(first + request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpiframe.plugins.scheduler.local_rules import PASSES, Job, Ledger
@@ -119,7 +119,7 @@ JOBS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(JOBS, st.lists(st.booleans(), min_size=1))
 def test_every_job_ends_and_no_book_is_wrong(jobs: list[tuple], ends: list[bool]) -> None:  # type: ignore[type-arg]
     books, now, turn = Ledger(4, 1000), 0.0, 0

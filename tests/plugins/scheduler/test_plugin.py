@@ -25,6 +25,10 @@ def work(x):
 def fail():
     raise LookupError("not here")
 
+if QTYPE == "local":  # two jobs run at once, however few cores the machine has
+    local = LocalBackend(cores=4)
+    assert local.listing(None) == []
+
 with mpiframe.Client() as client:
     try:
         client.plugin("scheduler", target=1, qtype="lsf")
@@ -82,7 +86,7 @@ with mpiframe.Client() as client:
     assert not [line for line in text.splitlines() if line.startswith(("PMI", "OMPI_COMM", "PMIX"))], text
     sched.unload()
     if QTYPE == "local":
-        LocalBackend().stop()
+        local.stop()
     print("all well")
 """
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,8 @@ KEYS = {
     "traceback",
     "command_stop_time",
 }
-QUICK = 5.0  # seconds in which whatever goes wrong has to be told
-LARGE = 15.0  # and for the largest values, on a busy machine; below one as a rule
+QUICK = 20.0  # seconds in which whatever goes wrong has to be told, on a busy machine; at once as a rule
+LARGE = 25.0  # and for the largest values; below one as a rule
 
 COMMANDS = {  # (mode, how the parameters are given, whether it is to succeed)
     ("eval", "string", True): ("6 * 7", None),
@@ -476,15 +478,23 @@ def test_large_parameters_go_to_every_server(client: Any, servers: list[int]) ->
 # -- many -----------------------------------------------------------------------------------------
 
 
+def worked(*pids: int) -> float:
+    """Seconds for which threads of these processes have run, or waited for a core."""
+    stats = [path for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(word) for path in stats for word in path.read_text().split()[:2]) / 1e9
+
+
 def test_many_small_commands_do_not_stall(client: Any) -> None:
     """Where a message is kept back until the receiver has room, the receiver has to be woken for it."""
-    seconds = []
+    both = os.getpid(), client.get_server_status(1)["pid"]
+    idle = []
     for _ in range(12):
-        start = time.monotonic()
+        start = time.monotonic() - worked(*both)
         ids = [client.push_command_request("0", False, 1)[0] for _ in range(500)]
         client.get_command_response(ids, True)
-        seconds.append(time.monotonic() - start)
-    assert len([s for s in seconds if s > 0.4]) < 2, seconds  # 0.02 as a rule; once may be the machine
+        idle.append(time.monotonic() - worked(*both) - start)
+    # On a busy machine it takes long, but there they wait for a core; who has to be woken sleeps for 0.5 s.
+    assert len([s for s in idle if s > 0.2]) < 2, idle
 
 
 # -- threads --------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def test_nothing_waits_behind_a_long_command_while_a_server_is_free(
         gate.open()
     client.get_command_response(firsts, True)
     try:
-        until(lambda: done(client, shorts) == shorts, 5.0)
+        until(lambda: done(client, shorts) == shorts)
     finally:
         long.open()
     assert client.get_command_response([long_id], True)[0]["successful"]
