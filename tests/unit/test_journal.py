@@ -184,7 +184,8 @@ def test_what_is_added_is_written_without_being_asked(file: JournalFile) -> None
     assert len(file.rows(1, 0, 5000)) == GROUP_ITEMS + 2
 
 
-def test_no_more_than_a_group_waits_to_be_written(file: JournalFile) -> None:
+def test_no_more_than_a_group_waits_to_be_written(file: JournalFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "GROUP_SECONDS", 1000.0)  # a group is written when it is full only
     held = file._sql
     held.acquire()  # as by a disk that takes its time
     thread = threading.Thread(target=lambda: [add(file, n, n) for n in range(5 * GROUP_ITEMS)], daemon=True)
