@@ -560,6 +560,27 @@ def test_a_second_interrupt_does_not_wait_for_the_grace_time(tmp_path: Path) -> 
     assert run.end() in (130, -signal.SIGINT)
 
 
+def test_an_impatient_interrupt_leaves_no_directory() -> None:
+    """One that comes when the world has ended and its directory is being removed."""
+    program = textwrap.dedent(
+        """
+        import os, shutil, signal
+        from mpiframe import launcher
+        remove = shutil.rmtree
+        def pressed(path, **options):
+            print(path, flush=True)
+            os.kill(os.getpid(), signal.SIGINT)
+            remove(path, **options)
+        shutil.rmtree = pressed
+        library = launcher.MpiLibrary("unknown", "", False, "")
+        launcher.run(launcher.LaunchPlan(("/bin/true",), {}, library, "/bin/true"))
+        """
+    )
+    ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=30)
+    assert ran.returncode == 0
+    assert not Path(ran.stdout.strip()).exists()
+
+
 def test_a_run_may_be_limited_in_time(tmp_path: Path) -> None:
     assert Running(tmp_path, "HERE", "ignore", timeout=1.0).end() == launcher.TIMED_OUT
 
