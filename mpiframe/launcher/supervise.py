@@ -312,10 +312,16 @@ class World:
             return
         pid = self._client_pid()
         if pid is not None:
-            with contextlib.suppress(OSError):
+            try:
                 self._client = os.pidfd_open(pid)
-        elif self._status_file.exists():  # it has ended its world, and was quicker than we
-            self._followers_limit = time.monotonic() + self._follow
+                return
+            except ProcessLookupError:
+                pass  # it lived when we looked
+            except OSError:
+                return  # it cannot be watched here
+        elif not self._status_file.exists():
+            return
+        self._followers_limit = time.monotonic() + self._follow  # it has ended, and was quicker than we
 
     def _is_left_behind(self) -> bool:
         return self._followers_limit is not None and self._followers_limit <= time.monotonic()

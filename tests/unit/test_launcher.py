@@ -608,14 +608,26 @@ subprocess.Popen([sys.executable, __file__, os.environ["CLIENT_STATUS"]])
 time.sleep(600)
 """
 
+# A client that ends between the look whether it lives and the call that would watch it.
+GONE = """
+import os
+def pidfd_open(pid):
+    raise ProcessLookupError
+os.pidfd_open = pidfd_open
+"""
+
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system or Python cannot watch a process")
-@pytest.mark.parametrize(("said", "status"), [("0", 0), ("5", 5), ("none", 1)])
-def test_a_launcher_that_outlives_the_client_is_ended(tmp_path: Path, said: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("said", "status", "watched"), [("0", 0, ""), ("5", 5, ""), ("none", 1, ""), ("none", 1, GONE)]
+)
+def test_a_launcher_that_outlives_the_client_is_ended(
+    tmp_path: Path, said: str, status: int, watched: str
+) -> None:
     program = tmp_path / "deaf_mpiexec.py"
     program.write_text(DEAF_MPIEXEC)
     quick = {"MPIFRAME_GRACE": "0.1", "MPIFRAME_STOP_TIMEOUT": "0.1", "CLIENT_STATUS": said}
-    command = [sys.executable, "-c", RUNNER, "1", "0", sys.executable, str(program)]
+    command = [sys.executable, "-c", watched + RUNNER, "1", "0", sys.executable, str(program)]
     run = subprocess.run(
         command, env=os.environ | quick, capture_output=True, text=True, timeout=30, check=False
     )
