@@ -99,7 +99,8 @@ class World:
         self._followers_limit: float | None = None
         config = Config.from_environment()
         self._follow = config.grace + config.stop_timeout + _FOLLOW_SECONDS
-        self._strangers = descendants(os.getpid())  # children of a program that calls `run`: not ours to end
+        # Children of a program that calls `run`: not ours to end, nor to take the status of.
+        self._strangers = descendants(os.getpid(), dead=True)
         self._forced = False
         env = scrub_environment(os.environ, purpose="step")
         env |= {CALLER_ENV: record_caller(env), RUN_DIR: str(directory), **plan.env_added}

@@ -638,14 +638,17 @@ def test_a_launcher_that_outlives_the_client_is_ended(
 def test_children_of_the_calling_program_are_left_alone() -> None:
     program = textwrap.dedent(
         """
-        import subprocess, sys
+        import os, subprocess, sys
         from mpiframe import launcher
         mine = subprocess.Popen(["sleep", "60"])
+        ended = subprocess.Popen(["/bin/sh", "-c", "exit 7"])
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # its status is still to be had
         library = launcher.MpiLibrary("unknown", "", False, "")
         launcher.run(launcher.LaunchPlan(("/bin/true",), {}, library, "/bin/true"))
         assert mine.poll() is None
         mine.kill()
         mine.wait()
+        assert ended.wait() == 7
         """
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=20, check=False).returncode == 0
