@@ -49,7 +49,8 @@ def end_with_parent() -> None:
 def descendants(root: int, without: Collection[int] = (), *, dead: bool = False) -> set[int]:
     """Process ids of all that live below `root`, itself not included.
 
-    Left out are zombies, unless the `dead` are asked for, the processes in `without`, and what is below those.
+    Left out are zombies (but where the `dead` are asked for), the processes in `without`, and what is below
+    those.
     """
     children: dict[int, list[int]] = {}
     zombies = set()

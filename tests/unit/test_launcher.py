@@ -619,7 +619,9 @@ os.pidfd_open = pidfd_open
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system or Python cannot watch a process")
 @pytest.mark.parametrize(
-    ("said", "status", "watched"), [("0", 0, ""), ("5", 5, ""), ("none", 1, ""), ("none", 1, GONE)]
+    ("said", "status", "watched"),
+    [("0", 0, ""), ("5", 5, ""), ("none", 1, ""), ("none", 1, GONE)],
+    ids=["well", "failed", "silent", "gone"],
 )
 def test_a_launcher_that_outlives_the_client_is_ended(
     tmp_path: Path, said: str, status: int, watched: str

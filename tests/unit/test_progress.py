@@ -15,8 +15,6 @@ from mpiframe.errors import CommandArgumentError, CommandError, CommandTimeout, 
 from mpiframe.mapping import Items, MapRun
 from mpiframe.messages import Request, Status
 
-pytestmark = pytest.mark.timeout(60)
-
 
 class Clock:
     """The time that `progress` sees: it passes when somebody waits, however long the machine takes."""
