@@ -252,7 +252,7 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, Terminal]:
 def test_through_pipes_the_bar_makes_room_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, terminal = piped(monkeypatch)
     now = 1000.0
-    monkeypatch.setattr(bars, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(displays, "time", SimpleNamespace(monotonic=lambda: now))
     bar = TerminalDisplay(Screen(terminal, through=[]))
     bar.draw(picture())
     assert len(terminal.lines()) == 2
