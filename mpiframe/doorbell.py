@@ -94,7 +94,7 @@ def _connect_patiently(
 ) -> socket.socket:
     """A listener that is flooded with strangers sends some away who are none: they may come again."""
     for _ in range(_ATTEMPTS - 1):
-        with contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # the latter before a word was said
             return _connect_one(address, secret, rank, kind, deadline)
     return _connect_one(address, secret, rank, kind, deadline)
 

@@ -140,8 +140,14 @@ class RunningWorld:
         # Those made from here on are other worlds', of tests that run beside this one.
         self._suspects = _rooms() - self._rooms
         try:
-            _await(lambda: not self.left(), _LEAVE_SECONDS)
-            assert self.left() == [], f"left behind: {self.left()} by:\n{self.said()}"
+            left: list[str] = []
+
+            def gone() -> bool:
+                left[:] = self.left()
+                return not left
+
+            _await(gone, _LEAVE_SECONDS)
+            assert not left, f"left behind: {left} by:\n{self.said()}"
         finally:
             self.kill()
         return Ended(self.process.returncode, self._text("stdout"), self._text("stderr"), took)

@@ -46,10 +46,11 @@ def end_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def descendants(root: int, without: Collection[int] = ()) -> set[int]:
+def descendants(root: int, without: Collection[int] = (), *, dead: bool = False) -> set[int]:
     """Process ids of all that live below `root`, itself not included.
 
-    Left out are zombies, the processes in `without`, and what is below those.
+    Left out are zombies (but where the `dead` are asked for), the processes in `without`, and what is below
+    those.
     """
     children: dict[int, list[int]] = {}
     zombies = set()
@@ -63,7 +64,7 @@ def descendants(root: int, without: Collection[int] = ()) -> set[int]:
         below = [pid for pid in children.get(ahead.pop(), ()) if pid not in without]
         found.update(below)
         ahead.extend(below)
-    return found - zombies
+    return found if dead else found - zombies
 
 
 def group_below(root: int) -> set[int]:

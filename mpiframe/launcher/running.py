@@ -49,17 +49,17 @@ def run(
     """
     # Mode 0700: only this user can write there. In memory where that can be had: ranks map a page of it.
     memory = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
-    directory = Path(tempfile.mkdtemp(prefix=_prefix(os.getpid()), dir=memory))
-    try:
-        with adopting_orphans(), _signals_as_bytes(() if foreground is None else SIGNALS) as inbox:
+    with adopting_orphans(), _signals_as_bytes(() if foreground is None else SIGNALS) as inbox:
+        directory = Path(tempfile.mkdtemp(prefix=_prefix(os.getpid()), dir=memory))
+        try:
             kind = ResilientWorld if plan.resilient else World
             world = kind(plan, directory, inbox, output, foreground)
             try:
                 return world.wait(grace, timeout)
             finally:
                 world.clear()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)  # where no Ctrl-C can cut it short
 
 
 def tidy_after(pid: int) -> None:

@@ -99,7 +99,8 @@ class World:
         self._followers_limit: float | None = None
         config = Config.from_environment()
         self._follow = config.grace + config.stop_timeout + _FOLLOW_SECONDS
-        self._strangers = descendants(os.getpid())  # children of a program that calls `run`: not ours to end
+        # Children of a program that calls `run`: not ours to end, nor to take the status of.
+        self._strangers = descendants(os.getpid(), dead=True)
         self._forced = False
         env = scrub_environment(os.environ, purpose="step")
         env |= {CALLER_ENV: record_caller(env), RUN_DIR: str(directory), **plan.env_added}
@@ -312,10 +313,16 @@ class World:
             return
         pid = self._client_pid()
         if pid is not None:
-            with contextlib.suppress(OSError):
+            try:
                 self._client = os.pidfd_open(pid)
-        elif self._status_file.exists():  # it has ended its world, and was quicker than we
-            self._followers_limit = time.monotonic() + self._follow
+                return
+            except ProcessLookupError:
+                pass  # it lived when we looked
+            except OSError:
+                return  # it cannot be watched here
+        elif not self._status_file.exists():
+            return
+        self._followers_limit = time.monotonic() + self._follow  # it has ended, and was quicker than we
 
     def _is_left_behind(self) -> bool:
         return self._followers_limit is not None and self._followers_limit <= time.monotonic()

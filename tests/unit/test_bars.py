@@ -7,7 +7,6 @@ import io
 import re
 import sys
 import threading
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -252,6 +251,8 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, Terminal]:
 
 def test_through_pipes_the_bar_makes_room_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, terminal = piped(monkeypatch)
+    now = 1000.0
+    monkeypatch.setattr(displays, "time", SimpleNamespace(monotonic=lambda: now))
     bar = TerminalDisplay(Screen(terminal, through=[]))
     bar.draw(picture())
     assert len(terminal.lines()) == 2
@@ -259,7 +260,7 @@ def test_through_pipes_the_bar_makes_room_for_a_moment(monkeypatch: pytest.Monke
     bar.draw(picture())  # too early
     assert terminal.lines() == []
     assert pipe.getvalue() == "text\n"
-    time.sleep(0.06)
+    now += 0.06
     bar.draw(picture())
     assert len(terminal.lines()) == 2
     print("more")

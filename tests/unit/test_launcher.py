@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -430,7 +429,7 @@ if sys.argv[1] == "launcher":
     sys.exit(rank.wait() % 256)
 host = sys.argv[2].replace("HERE", socket.gethostname())
 def ignore(*_):
-    print("ignored", flush=True)
+    os.write(1, b"ignored\\n")  # not by print, which may be under way
 def leave(*_):
     (directory / "status").write_text(sys.argv[3])  # as the client does when it has ended its world
     sys.exit(int(sys.argv[3]))
@@ -458,25 +457,28 @@ class Running:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.output = self.process.stdout
-        words = self.output.readline().split()
+        self.program = str(program)
+        words = self.output.readline().split()  # none if the rank was ended while it started
         self.pids = [int(word) for word in words[:2]]
-        self.directory = Path(words[2])
+        self.directories = [Path(word) for word in words[2:]]
 
     def end(self) -> int:
         """Wait for the end; nothing may be left. Returns the exit status."""
         with self.process:
             status = self.process.wait(timeout=20)
-        assert not any(_lives(pid) for pid in self.pids)
-        assert not self.directory.exists()
+        assert self._left() == []
+        assert not any(directory.exists() for directory in self.directories)
+        assert list(Path("/dev/shm").glob(f"mpiframe-{self.process.pid}-*")) == []
         return status
 
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    def _left(self) -> list[str]:
+        """The command lines of the launcher and its rank, if they live."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                words = path.read_text(errors="replace").split("\0")
+                found += [" ".join(words)] if self.program in words else []
+        return found
 
 
 def _status_of(*argv: str, **options: object) -> int:
@@ -541,10 +543,8 @@ def test_without_a_client_to_reach_the_launcher_is_interrupted(tmp_path: Path, h
 
 def test_after_the_grace_time_all_ends_by_force(tmp_path: Path) -> None:
     run = Running(tmp_path, "HERE", "ignore", grace=0.2)
-    start = time.monotonic()
     run.process.send_signal(signal.SIGINT)
     assert run.end() == 130
-    assert time.monotonic() - start < 3
 
 
 def test_a_second_interrupt_does_not_wait_for_the_grace_time(tmp_path: Path) -> None:
@@ -558,6 +558,27 @@ def test_a_second_interrupt_does_not_wait_for_the_grace_time(tmp_path: Path) -> 
             run.process.wait(timeout=0.05)
     # The last one may come when the launcher has done its work and takes signals as Python does.
     assert run.end() in (130, -signal.SIGINT)
+
+
+def test_an_impatient_interrupt_leaves_no_directory() -> None:
+    """One that comes when the world has ended and its directory is being removed."""
+    program = textwrap.dedent(
+        """
+        import os, shutil, signal
+        from mpiframe import launcher
+        remove = shutil.rmtree
+        def pressed(path, **options):
+            print(path, flush=True)
+            os.kill(os.getpid(), signal.SIGINT)
+            remove(path, **options)
+        shutil.rmtree = pressed
+        library = launcher.MpiLibrary("unknown", "", False, "")
+        launcher.run(launcher.LaunchPlan(("/bin/true",), {}, library, "/bin/true"))
+        """
+    )
+    ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=30)
+    assert ran.returncode == 0
+    assert not Path(ran.stdout.strip()).exists()
 
 
 def test_a_run_may_be_limited_in_time(tmp_path: Path) -> None:
@@ -578,21 +599,37 @@ if len(sys.argv) == 2:
     runner._tell_launcher()
     if sys.argv[1] != "none":
         runner._write("status", sys.argv[1])
-    else:
-        time.sleep(1)  # as short a life as that of a client that can be watched
+    else:  # as short a life as that of a client that can be watched
+        run = "/proc/%d/fd/" % int(os.path.basename(os.environ["MPIFRAME_RUN_DIR"]).split("-")[1])
+        while not any("pidfd" in os.readlink(run + fd) for fd in os.listdir(run)):
+            time.sleep(0.01)
     os._exit(0)
 subprocess.Popen([sys.executable, __file__, os.environ["CLIENT_STATUS"]])
 time.sleep(600)
 """
 
+# A client that ends between the look whether it lives and the call that would watch it.
+GONE = """
+import os
+def pidfd_open(pid):
+    raise ProcessLookupError
+os.pidfd_open = pidfd_open
+"""
+
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system or Python cannot watch a process")
-@pytest.mark.parametrize(("said", "status"), [("0", 0), ("5", 5), ("none", 1)])
-def test_a_launcher_that_outlives_the_client_is_ended(tmp_path: Path, said: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("said", "status", "watched"),
+    [("0", 0, ""), ("5", 5, ""), ("none", 1, ""), ("none", 1, GONE)],
+    ids=["well", "failed", "silent", "gone"],
+)
+def test_a_launcher_that_outlives_the_client_is_ended(
+    tmp_path: Path, said: str, status: int, watched: str
+) -> None:
     program = tmp_path / "deaf_mpiexec.py"
     program.write_text(DEAF_MPIEXEC)
     quick = {"MPIFRAME_GRACE": "0.1", "MPIFRAME_STOP_TIMEOUT": "0.1", "CLIENT_STATUS": said}
-    command = [sys.executable, "-c", RUNNER, "1", "0", sys.executable, str(program)]
+    command = [sys.executable, "-c", watched + RUNNER, "1", "0", sys.executable, str(program)]
     run = subprocess.run(
         command, env=os.environ | quick, capture_output=True, text=True, timeout=30, check=False
     )
@@ -603,14 +640,17 @@ def test_a_launcher_that_outlives_the_client_is_ended(tmp_path: Path, said: str,
 def test_children_of_the_calling_program_are_left_alone() -> None:
     program = textwrap.dedent(
         """
-        import subprocess, sys
+        import os, subprocess, sys
         from mpiframe import launcher
         mine = subprocess.Popen(["sleep", "60"])
+        ended = subprocess.Popen(["/bin/sh", "-c", "exit 7"])
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # its status is still to be had
         library = launcher.MpiLibrary("unknown", "", False, "")
         launcher.run(launcher.LaunchPlan(("/bin/true",), {}, library, "/bin/true"))
         assert mine.poll() is None
         mine.kill()
         mine.wait()
+        assert ended.wait() == 7
         """
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=20, check=False).returncode == 0
@@ -688,7 +728,7 @@ else:
     )
     # The stand-in has no `-n 1` before the interpreter, which `server_argv` looks for.
     with (tmp_path / "output").open("wb") as output:
-        code = launcher.run(plan, timeout=20, output=output)
+        code = launcher.run(plan, timeout=40, output=output)
     return code, (tmp_path / "output").read_text()
 
 
@@ -713,17 +753,15 @@ def test_a_client_that_says_nothing_has_failed(tmp_path: Path) -> None:
 
 
 def test_when_the_world_is_over_all_that_is_left_of_it_is_ended(tmp_path: Path) -> None:
-    start = time.monotonic()
     client = START + "status(4)\norder(over=4)\ntime.sleep(60)"
     code, said = _resilient(tmp_path, client, "time.sleep(60)")
-    assert code == 4, said
-    assert time.monotonic() - start < 15
+    assert code == 4, said  # and not that of the time-out
 
 
 def test_a_server_can_be_ended_by_its_rank(tmp_path: Path) -> None:
     client = (
         START
-        + 'order(end=2)\nfound = hear()\nprint(found["ended"], found["status"])\n'
+        + 'order(end=2)\nfound = hear()\nprint("%d %d" % (found["ended"], found["status"]))\n'
         + "status(0)\norder(over=0)\ntime.sleep(60)"
     )
     code, said = _resilient(tmp_path, client, "time.sleep(60)")

@@ -21,8 +21,6 @@ from mpiframe.errors import CommandCancelled, CommandError, CommandTimeout
 from mpiframe.mapping import Items, MapRun
 from mpiframe.messages import Request, Status
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def restless() -> Iterator[None]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,19 +15,33 @@ from mpiframe.errors import CommandArgumentError, CommandError, CommandTimeout, 
 from mpiframe.mapping import Items, MapRun
 from mpiframe.messages import Request, Status
 
-pytestmark = pytest.mark.timeout(60)
+
+class Clock:
+    """The time that `progress` sees: it passes when somebody waits, however long the machine takes."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.look = 0.0  # seconds that a look at the requests takes
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def perf_counter(self) -> float:
+        self.now += self.look
+        return self.now
 
 
 class Display:
     """Keeps what is drawn, and when."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.pictures: list[Picture] = []
         self.times: list[float] = []
 
     def draw(self, picture: Picture) -> None:
         self.pictures.append(picture)
-        self.times.append(time.monotonic())
+        self.times.append(self.clock.now)
 
     @property
     def last(self) -> Picture:
@@ -39,25 +51,33 @@ class Display:
 class Loop:
     """A client's loop whose answers come when the test says so, or by themselves, one at a look."""
 
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.todo: list[Callable[[], None]] = []  # the ends to come, one whenever somebody waits
+        self.between = 0.0  # seconds from one of them to the next
+        self.later: list[tuple[float, Callable[[], None]]] = []  # and those that come at a time
         self.interrupted: list[Request] = []
         self.waits = 0
         self.raises: BaseException | None = None
 
     def wait(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
         self.waits += 1
-        deadline = time.monotonic() + (20.0 if timeout is None else timeout)
+        until = self.clock.now + (20.0 if timeout is None else timeout)
         while not done():
             if self.todo:
+                if self.clock.now + self.between > until:
+                    self.clock.now = until
+                    return False
+                self.clock.now += self.between
                 self.todo.pop(0)()
-                continue
-            if self.raises is not None:
+            elif self.raises is not None:
                 raise self.raises
-            with self.changed:
-                if not self.changed.wait(max(deadline - time.monotonic(), 0.0)):
-                    return done()
+            elif self.later and self.later[0][0] <= until:
+                self.clock.now, end = self.later.pop(0)
+                end()
+            else:
+                self.clock.now = until
+                return False
         return True
 
     def cancel(self, request: Request) -> bool:
@@ -73,8 +93,8 @@ class Loop:
 class Client:
     """A client's books."""
 
-    def __init__(self) -> None:
-        self._loop = Loop()
+    def __init__(self, clock: Clock) -> None:
+        self._loop = Loop(clock)
         self.requests: dict[int, Request] = {}
         self._ids = itertools.count(1)
 
@@ -107,34 +127,32 @@ class Client:
             request.ended = request.told = True
             if request.future is not None:
                 request.future.settle(request)
-            with self._loop.changed:
-                self._loop.changed.notify_all()
 
         return end
 
+    def ends_after(self, seconds: float, *futures: CommandFuture) -> None:
+        """Let these end one after the other, so many seconds apart."""
+        begun = self._loop.clock.now
+        self._loop.later = [(begun + seconds * n, self.ends(one)) for n, one in enumerate(futures, 1)]
+
 
 @pytest.fixture
-def display(monkeypatch: pytest.MonkeyPatch) -> Display:
-    found = Display()
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(progress, "time", found)
+    return found
+
+
+@pytest.fixture
+def display(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Display:
+    found = Display(clock)
     monkeypatch.setattr(progress, "find_display", lambda show: None if show is False else found)
     return found
 
 
 @pytest.fixture
-def client() -> Client:
-    return Client()
-
-
-def later(*steps: Callable[[], None], seconds: float = 0.0) -> Iterator[None]:
-    def run() -> None:
-        for step in steps:
-            time.sleep(seconds)
-            step()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield
-    thread.join()
+def client(clock: Clock) -> Client:
+    return Client(clock)
 
 
 # -- waiting for all -------------------------------------------------------------------------------
@@ -233,11 +251,11 @@ def test_a_look_at_many_requests_is_not_had_at_each_answer(
     monkeypatch.setattr(progress._Requests, "look", look)
     ids = [client.push() for _ in range(5000)]
     client._loop.todo = [client.ends(id) for id in ids]
-    begun = time.perf_counter()
-    assert progress.progress(client, ids) == ids
-    took = time.perf_counter() - begun
     # One look at 5000 takes far more than what comes between two answers.
-    assert looks < 2500, (looks, took)
+    client._loop.between, display.clock.look = 1e-5, 5e-4
+    begun = display.clock.now
+    assert progress.progress(client, ids) == ids
+    assert 1 < looks <= 2 + (display.clock.now - begun) / 5e-3  # each ten times what the last one took
 
 
 # -- errors ----------------------------------------------------------------------------------------
@@ -245,7 +263,7 @@ def test_a_look_at_many_requests_is_not_had_at_each_answer(
 
 def test_what_is_no_request_is_refused_at_the_call(client: Client, display: Display) -> None:
     id = client.push()
-    other = Client().submit()
+    other = Client(Clock()).submit()
     for bad in ([id, 17], "abc", None, [id, id], [2.5]):
         with pytest.raises(RequestError):
             progress.progress(client, bad, ordered=False)
@@ -281,30 +299,29 @@ def test_ctrl_c_interrupts_what_is_waited_for(client: Client, display: Display) 
 
 def test_it_is_drawn_seldom_however_much_ends(client: Client, display: Display) -> None:
     futures = [client.submit() for _ in range(2000)]
-    client._loop.todo = [client.ends(future) for future in futures]
-    begun = time.monotonic()
+    client._loop.todo, client._loop.between = [client.ends(future) for future in futures], 1e-3
     progress.progress(client, futures)
-    took = time.monotonic() - begun
     # The first one, the last one, and one for each tenth of a second.
-    assert len(display.pictures) <= 2 + took / 0.1
+    assert 20 <= len(display.pictures) <= 22
     between = [b - a for a, b in zip(display.times, display.times[1:-1], strict=False)]
-    assert all(gap >= 0.09 for gap in between)
+    assert all(gap >= 0.0999 for gap in between)
 
 
 def test_where_nothing_ends_only_the_clock_moves_on(client: Client, display: Display) -> None:
     future = client.submit()
-    for _ in later(client.ends(future), seconds=1.3):
-        progress.progress(client, [future])
-    assert len(display.pictures) in (3, 4)  # at first, after a second, at the end
+    client.ends_after(1.3, future)
+    progress.progress(client, [future])
+    # At first, after a second, when it has ended, and for good.
+    assert display.times == pytest.approx([1000.0, 1001.0, 1001.3, 1001.3])
     assert client._loop.waits <= 5  # it slept in between
 
 
 def test_what_ends_is_drawn_soon(client: Client, display: Display) -> None:
     futures = [client.submit() for _ in range(3)]
-    for _ in later(*map(client.ends, futures), seconds=0.25):
-        progress.progress(client, futures)
-    assert [picture.done for picture in display.pictures][:4] == [0, 1, 2, 3]
-    assert len(display.pictures) <= 5
+    client.ends_after(0.25, *futures)
+    progress.progress(client, futures)
+    assert [picture.done for picture in display.pictures] == [0, 1, 2, 3, 3]
+    assert display.times == pytest.approx([1000.0, 1000.25, 1000.5, 1000.75, 1000.75])
 
 
 # -- map -------------------------------------------------------------------------------------------

@@ -265,10 +265,16 @@ def test_who_says_nothing_is_not_waited_for_for_ever(serve: Serve) -> None:
     done.set()
 
 
-def test_where_nobody_listens_it_says_so() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(WorldError, match=rf"nobody can be reached at 127.0.0.1:{port} .*the tunnel"):
-        secure.connect(f"127.0.0.1:{port}", KEY.fingerprint, SECONDS)
+def test_where_nobody_listens_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # so that nobody else listens there meanwhile
+        port = silent.getsockname()[1]
+        with pytest.raises(WorldError, match=rf"nobody can be reached at 127.0.0.1:{port} .*the tunnel"):
+            secure.connect(f"127.0.0.1:{port}", KEY.fingerprint, SECONDS)
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)  # no name server is asked: it may not answer
     with pytest.raises(WorldError, match=r"nobody can be reached at no.such.host.invalid:1"):
         secure.connect("no.such.host.invalid:1", KEY.fingerprint, SECONDS)
