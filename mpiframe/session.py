@@ -73,7 +73,7 @@ class Session(Verbs):
         self._hearing = Hearing(world, printer)
         self._loop: ClientLoop = ClientLoop(world, printer, self._hearing.hear)
         self._loop.subscribe = self._hearing.subscribe
-        self._loop.pressed.end_session = self.abandon
+        self._loop.pressed.end_session = lambda: self.abandon(failed=True)
         self._encoder = CommandEncoder(world.config.large, self._loop.forget_functions)
         self._ids = itertools.count(1)
         self._service_ids = itertools.count(-1, -1)
