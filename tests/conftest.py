@@ -4,7 +4,8 @@
 Without it, the interpreter that runs pytest is the only one, under the name "this".
 
 The tests marked `long` run under `launch/test --faults` and `launch/test --long` only, and those of
-tests/interactive under `launch/test --interactive`, too.
+tests/interactive under `launch/test --interactive`, too. Where they run, hypothesis looks for examples of its
+own; else it tries the same ones each time, so that a run says something of the change and nothing of luck.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +39,14 @@ _MUCH = (  # time is given
 # Folders and files that meet one MPI only where time is not given; under --faults, --long and so on all.
 _ONE_MPI = {"plugins", "compat", "interactive", "test_promises.py"}
 _LEAVE_SECONDS = 30.0  # for processes and folders to go, once the launcher has ended
+
+hypothesis.settings.register_profile(
+    "mpiframe",
+    deadline=None,  # how long an example takes is the machine's affair
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize="MPIFRAME_TEST_LONG" not in os.environ,
+)
+hypothesis.settings.load_profile("mpiframe")
 
 
 def pytest_configure(config: pytest.Config) -> None:
