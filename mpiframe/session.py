@@ -231,7 +231,7 @@ class Session(Verbs):
         if late:
             # Not here and now: an exception may be on its way to the user, and must be printed first.
             self.must_abort = True
-            words = "do not end their commands" if held else f"did not end within {limit} s"
+            words = "do not end their commands" if held else f"did not end within {round(limit, 2):g} s"
             print(f"mpiframe: the servers {late} {words}; the run will end by force", file=sys.stderr)
         unwritten = None if self._recorder is None else self._recorder.close()
         if pressed:

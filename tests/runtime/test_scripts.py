@@ -376,7 +376,7 @@ client.plugin(Slow, target=1)
 sys.exit(3)
 """
     started = launcher.start(world(script), env={"MPIFRAME_GRACE": "3"})
-    assert started.wait().expect(3).stderr == ""
+    assert "mpiframe" not in started.wait().expect(3).stderr  # mpiexec may have its own words of the status
     assert (started.folder / "stopped").exists()
 
 

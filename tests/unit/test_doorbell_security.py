@@ -548,6 +548,7 @@ SOCKET_READERS = {
     ("plugins.difx.gateway", "_ready"),  # XML, passed on as it is
     ("plugins.difx.gateway_commands", "_pass_on"),  # packets of bytes, passed on as they are
     ("compat._difx_link", "send"),  # the same
+    ("compat._difx_link", "let_go"),  # what comes until the other end closes, thrown away
     ("compat._difx_packets", "newPacket"),  # packets of bytes
 }
 OVER_MPI = {("group_comm", "sendrecv"), ("group", "_up_the_tree")}
