@@ -37,8 +37,12 @@ _MUCH = (  # time is given
     "MPIFRAME_TEST_INTERACTIVE",
 )
 # Folders and files that meet one MPI only where time is not given; under --faults, --long and so on all.
-_ONE_MPI = {"plugins", "compat", "interactive", "test_promises.py"}
+_ONE_MPI = {"plugins", "compat", "interactive", "test_promises.py", "test_journals.py"}
 _LEAVE_SECONDS = 30.0  # for processes and folders to go, once the launcher has ended
+
+if "MPIFRAME_TEST_LONG" not in os.environ:
+    # To start numpy's threads takes as long as to import numpy, and every rank of every test does.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 hypothesis.settings.register_profile(
     "mpiframe",

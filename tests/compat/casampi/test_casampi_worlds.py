@@ -20,7 +20,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = []
     for python in found.pythons():  # type: ignore[union-attr]
         for ranks in (3,) if python.is_site else (2, 3, 5):
-            quick = {"openmpi": (2, 5), "mpich": (3,)}.get(python.name, (3,))
+            quick = {"openmpi": (5,), "mpich": (2,)}.get(python.name, (3,))
             marks = [] if ranks in quick else [pytest.mark.long]
             cases.append(pytest.param(python, ranks, id=f"{python.name}-{ranks}", marks=marks))
     metafunc.parametrize(("python", "ranks"), cases)
