@@ -207,8 +207,8 @@ class Loop(Protocol):
     def call_off(self, request: Request) -> bool:
         """Cancel a request, and interrupt it if it runs; whether it had not ended."""
 
-    def is_sent(self, request: Request) -> bool:
-        """Whether a request that has not ended was sent to a server."""
+    def status_of(self, request: Request) -> Status:
+        """Where a request is; `running` for the first one that its server was sent."""
 
     def was_interrupted(self, requests: Sequence[Request]) -> None:
         """Ctrl-C ended a wait for these."""
@@ -329,7 +329,7 @@ class CommandFuture(concurrent.futures.Future[Any]):
     def running(self) -> bool:
         """Whether the command was sent to a server and has not ended; an attached process asks the world."""
         request = self.request
-        return request is not None and not self.done() and self._loop.is_sent(request)
+        return request is not None and self._loop.status_of(request) in (Status.SENT, Status.RUNNING)
 
     def settle(self, request: Request) -> None:
         """Called once, by the client, when the command has ended."""

@@ -265,9 +265,10 @@ class ClientLoop(Driver, Observed):
         self._deliver()
         return bool(instructions)
 
-    def is_sent(self, request: Request) -> bool:
-        """Whether a request that has not ended was sent to a server."""
-        return request.server is not None
+    def status_of(self, request: Request) -> Status:
+        """Where a request is; `running` for the first one that its server was sent."""
+        with self.lock:
+            return self.dispatcher.state(request)
 
     def call_off(self, request: Request) -> bool:
         """Cancel a request, and interrupt it if it runs; whether it had not ended."""

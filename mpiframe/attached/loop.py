@@ -447,11 +447,12 @@ class AttachedLoop:
         """Take a queued request back; whether it was still queued."""
         return not request.ended and self._cancel(request, False)
 
-    def is_sent(self, request: Request) -> bool:
-        """Whether a request that has not ended was sent to a server: the hub knows."""
-        with contextlib.suppress(MpiframeError):  # then it has ended, or does in a moment
-            return bool(self.ask("sent", id=request.id)[0]["value"]) and not request.ended
-        return False
+    def status_of(self, request: Request) -> Status:
+        """Where a request is: the hub knows, unless it has ended."""
+        if not request.ended:
+            with contextlib.suppress(MpiframeError):  # then it has ended, or does in a moment
+                return Status(self.ask("status", id=request.id)[0]["value"])
+        return request.status
 
     def call_off(self, request: Request) -> bool:
         """Cancel a request, and interrupt it if it runs; whether it had not ended."""

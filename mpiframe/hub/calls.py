@@ -133,11 +133,13 @@ def _cancel(call: Call, *, id: int, running: bool) -> dict[str, Any]:
     return {"value": loop.call_off(request)}
 
 
-def _sent(call: Call, *, id: int) -> dict[str, Any]:
-    """Whether a server has it, of what has not ended."""
+def _status(call: Call, *, id: int) -> dict[str, Any]:
+    """As `ClientLoop.status_of`."""
     record = call.session.records.get(id)
     request = record.request if record is not None else None
-    return {"value": request is not None and not request.ended and request.server is not None}
+    if request is None:
+        raise Refused(f"request {id} has ended")
+    return {"value": str(call.hub.client._loop.status_of(request))}
 
 
 def _interrupt_requests(call: Call, *, ids: list[int]) -> dict[str, Any]:
@@ -352,7 +354,7 @@ CALLS: dict[str, Callable[..., dict[str, Any] | None]] = {
     "adopt": _adopt,
     "done": _done,
     "requests": _requests,
-    "sent": _sent,
+    "status": _status,
     "recovered": _recovered,
     "subscribe": _subscribe,
     "break": _break,

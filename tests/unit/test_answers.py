@@ -24,8 +24,8 @@ class Loop:
     def __init__(self, wait: Callable[..., bool], cancel: Callable[[Request], bool]) -> None:
         self.wait, self.cancel = wait, cancel
 
-    def is_sent(self, request: Request) -> bool:
-        return request.server is not None
+    def status_of(self, request: Request) -> Status:
+        return request.status if request.server is None else Status.SENT
 
 
 def request(command: Any = "x", id: int = 7, server: int | None = 2) -> Request:

@@ -202,10 +202,15 @@ def _runs(client: Any, future: Any) -> bool:
     request = getattr(future, "request", None)
     if request is None:
         return bool(future.running())
-    return str(client._loop.dispatcher.state(request)) == "running"
+    return str(client._loop.status_of(request)) == "running"
 
 
 def _await_server(client: Any, rank: int, request: int) -> None:
-    """Until a server has ended the processes of a job that was cancelled, and goes on with the next."""
+    """Until a server has ended the processes of a job that was cancelled, and goes on with the next.
+
+    An attached process is not told of that, and leaves it to the server.
+    """
     loop = client._loop
-    loop.wait(lambda: loop.dispatcher.running(rank) != request, 2 * shell.KILL_SECONDS)
+    running = getattr(loop.dispatcher, "running", None)
+    if running is not None:
+        loop.wait(lambda: running(rank) != request, 2 * shell.KILL_SECONDS)

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from mpiframe.plugins.grid.mig import LocalServer, Mig, disk, on_server, shell
+from mpiframe.plugins.grid.mig import LocalServer, Mig, WorldServer, disk, on_server, shell
 from mpiframe.plugins.grid.mig.records import Record
 from tests.conftest import Python
+from tests.interactive.attached import hub_world, until
 
 DATA = Path(__file__).parent / "data"
 
@@ -138,6 +139,21 @@ print("all of it")
 def test_lives_of_jobs_on_servers(launcher: Any, tmp_path: Path) -> None:
     env = {"MPIFRAME_MIG_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
     assert launcher.run(LIVES, 3, env=env).expect(0).stdout.endswith("all of it\n")
+
+
+def test_lives_of_jobs_of_an_attached_process(launcher: Any, tmp_path: Path) -> None:
+    with hub_world(launcher) as world, world.attach() as client:
+        mig = Mig(WorldServer(client, target=[1, 1], home=str(tmp_path / "home")))
+        line = f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/up; sleep 60 & wait"
+        running, queued = mig.create_job(line), mig.create_job("echo never")
+        until((tmp_path / "up").exists)
+        until(lambda: mig.jobs_status([running, queued]) == ["EXECUTING", "QUEUED"])
+        mig.cancel_jobs([queued, running])
+        assert mig.jobs_status([running, queued]) == ["CANCELED", "CANCELED"]
+        last = mig.create_job("echo next")
+        until(lambda: mig.job_finished(last))
+        assert mig.job_output(last) == "next\n"
+        assert not Path("/proc", (tmp_path / "up").read_text().strip()).exists()
 
 
 LOSSES = """
