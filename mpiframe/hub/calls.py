@@ -133,10 +133,15 @@ def _cancel(call: Call, *, id: int, running: bool) -> dict[str, Any]:
     return {"value": loop.call_off(request)}
 
 
+def _request_of(call: Call, id: int) -> Request | None:
+    """What the world calls a request of this session; None once it has ended, or if there is none."""
+    record = call.session.records.get(id)
+    return record.request if record is not None else None
+
+
 def _status(call: Call, *, id: int) -> dict[str, Any]:
     """As `ClientLoop.status_of`."""
-    record = call.session.records.get(id)
-    request = record.request if record is not None else None
+    request = _request_of(call, id)
     if request is None:
         raise Refused(f"request {id} has ended")
     return {"value": str(call.hub.client._loop.status_of(request))}
@@ -146,8 +151,7 @@ def _interrupt_requests(call: Call, *, ids: list[int]) -> dict[str, Any]:
     """As `ClientLoop.was_interrupted`: what runs is interrupted, what waits is called off."""
     loop = call.hub.client._loop
     for id in ids:
-        record = call.session.records.get(id)
-        request = record.request if record is not None else None
+        request = _request_of(call, id)
         if request is None:
             continue
         if request.server is not None and loop.dispatcher.running(request.server) == request.id:
