@@ -31,6 +31,7 @@ from mpiframe import machine
 from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import JOIN, RESILIENT, RUN_DIR
 from mpiframe.launcher.orders import link, tell_client
+from mpiframe.newcomer import Newcomer
 
 _T = TypeVar("_T")
 _tickets: dict[int, int] = {}  # how many were given out, by rank
@@ -122,7 +123,12 @@ def replacement(rank: int, size: int, host: str | None, here: bool, seconds: flo
     """
     deadline = time.monotonic() + seconds
     if resilient() == "ulfm":
-        return bounded(lambda: _spawn(rank, size, host), rank, deadline)
+        newcomer = Newcomer([sys.executable, *sys.orig_argv[1:]])
+        try:
+            return bounded(lambda: _spawn(newcomer, rank, size, host), rank, deadline, newcomer.trouble)
+        except WorldError:
+            newcomer.end()  # it would wait until the end of the run
+            raise
     launcher = link()
     if launcher is None:
         raise WorldError("there is no launcher on this host to start a server with")
@@ -137,22 +143,33 @@ def replacement(rank: int, size: int, host: str | None, here: bool, seconds: flo
         else:
             launcher.order(start=[ticket])
         return bounded(lambda: MPI.COMM_SELF.Accept(port).Merge(False), rank, deadline)
+    except WorldError:
+        launcher.order(end=rank)
+        raise
     finally:
         with contextlib.suppress(MPI.Exception):
             MPI.Close_port(port)
 
 
-def _spawn(rank: int, size: int, host: str | None) -> MPI.Intracomm:
+def _spawn(newcomer: Newcomer, rank: int, size: int, host: str | None) -> MPI.Intracomm:
     info = MPI.Info.Create({"wdir": _CWD, "map_by": ":oversubscribe"})
     if host is not None:
         info.Set("host", host)
-    comm = MPI.COMM_SELF.Spawn(sys.executable, sys.orig_argv[1:], 1, info).Merge(False)
+    program, *arguments = newcomer.argv
+    between = MPI.COMM_SELF.Spawn(program, arguments, 1, info)
+    newcomer.is_through = True
+    comm = between.Merge(False)
     comm.bcast((rank, size), 0)
     return comm
 
 
-def bounded(call: Callable[[], _T], rank: int, deadline: float) -> _T:
-    """What a call gives that may block for ever; WorldError at the deadline, or if this server has ended."""
+def bounded(
+    call: Callable[[], _T], rank: int, deadline: float, trouble: Callable[[], str] = lambda: ""
+) -> _T:
+    """What a call gives that may block for ever; WorldError at the deadline, or if this server has ended.
+
+    `trouble`: says why there is no use in waiting any longer, or "".
+    """
     result: list[_T] = []
     problem: list[BaseException] = []
 
@@ -165,16 +182,20 @@ def bounded(call: Callable[[], _T], rank: int, deadline: float) -> _T:
             _heard.notify_all()
 
     threading.Thread(target=run, name=f"mpiframe-join-{rank}", daemon=True).start()
-    _await(lambda: bool(result or problem), rank, deadline)
+    _await(lambda: bool(result or problem), rank, deadline, trouble)
     if problem:
         raise WorldError(f"server {rank} could not join: {problem[0]}") from problem[0]
     return result[0]
 
 
-def _await(done: Callable[[], bool], rank: int, deadline: float) -> None:
+def _await(
+    done: Callable[[], bool], rank: int, deadline: float, trouble: Callable[[], str] = lambda: ""
+) -> None:
     with _heard:
         while not done():
             check_launchers(rank or None)
+            if why := trouble():
+                raise WorldError(f"server {rank} {why}")
             left = deadline - time.monotonic()
             if left <= 0:
                 raise WorldError(

@@ -39,6 +39,7 @@ _MUCH = (  # time is given
 # Folders and files that meet one MPI only where time is not given; under --faults, --long and so on all.
 _ONE_MPI = {"plugins", "compat", "interactive", "test_promises.py", "test_journals.py"}
 _LEAVE_SECONDS = 30.0  # for processes and folders to go, once the launcher has ended
+_WORDS_SECONDS = 3.0  # for what ranks that hang say of it to come through their launcher
 
 if "MPIFRAME_TEST_LONG" not in os.environ:
     # To start numpy's threads takes as long as to import numpy, and every rank of every test does.
@@ -136,7 +137,7 @@ class RunningWorld:
             self.process = subprocess.Popen(
                 argv,
                 cwd=folder,
-                env=env | {MARK: str(folder), "TMPDIR": str(folder / "tmp")},
+                env=env | {MARK: str(folder), "TMPDIR": str(folder / "tmp"), "PYTHONFAULTHANDLER": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -148,6 +149,7 @@ class RunningWorld:
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
+            self._have_ranks_say_where_they_are()
             self.kill()
             raise WorldTimeout(f"not ended after {seconds} s:\n{self.said()}") from None
         took = time.monotonic() - self._start
@@ -211,6 +213,17 @@ class RunningWorld:
                     named = [v for v in variables if v.startswith(b"MPIFRAME_RUN_DIR=")]
                     found.update(os.path.basename(v.decode()) for v in named)
         return found
+
+    def _have_ranks_say_where_they_are(self) -> None:
+        """Python's fault handler prints the stacks of all threads, whoever holds the GIL; the launcher passes
+        them on, if it still does anything."""
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                if any(v.startswith((b"PMIX_RANK=", b"PMI_RANK=")) for v in variables):
+                    os.kill(pid, signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_WORDS_SECONDS)
 
     def kill(self) -> None:
         """End every process that carries the mark."""

@@ -67,6 +67,11 @@ def descendants(root: int, without: Collection[int] = (), *, dead: bool = False)
     return found if dead else found - zombies
 
 
+def children(parent: int) -> set[int]:
+    """Process ids of the children of a process, but for zombies."""
+    return {pid for pid, above, state in _table() if above == parent and state not in "ZX"}
+
+
 def group_below(root: int) -> set[int]:
     """The descendants of a process that are in its own process group."""
     found = set()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.conftest import ROOT
 
 QUICK = 100.0  # seconds for a whole world, a few of which are usual
 
@@ -487,6 +490,51 @@ def test_a_server_that_dies_each_time_as_it_starts_is_given_up(launcher: Any) ->
     """
     ended = resilient(launcher, body, client='restart="always"')
     assert "server 1 is given up" in ended.stderr
+
+
+FALSE_STARTS = {
+    "ends": "os._exit(3)",
+    # As one that waits for ever for its launcher, which has lost it: Open MPI's does so once in a while. Its
+    # own loss cannot be brought about; what can be seen of it from outside is the same.
+    "sleeps": "mpi4py.rc.initialize = False; from mpi4py import MPI; threading.Event().wait()",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", FALSE_STARTS)
+def test_a_replacement_that_does_not_come_is_ended_and_another_is_started(
+    launcher: Any, tmp_path: Path, how: str
+) -> None:
+    hook = f"""
+    import mpi4py, os, threading
+    try:
+        os.rename({str(tmp_path / "next")!r}, f"{tmp_path / "false"}-{{os.getpid()}}")
+    except OSError:
+        pass
+    else:
+        {FALSE_STARTS[how]}
+    """
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(hook))
+    body = f"""
+    folder = pathlib.Path({str(tmp_path)!r})
+    (folder / "next").touch()
+    kill(1)
+    assert client.push("6 * 7", 1, block=True)[0].ret == 42
+    (false,) = [int(path.name.partition("-")[2]) for path in folder.glob("false-*")]
+    assert pid_of(1) != false
+    until(lambda: not os.path.exists(f"/proc/{{false}}"))
+    kill(1)  # what was left of that start is in nobody's way
+    assert client.push("6 * 7", 1, block=True)[0].ret == 42
+    client.close()
+    print("closed")
+    """
+    # Where nothing can be seen of it, as on MPICH of one that sleeps, the time-out ends it.
+    env = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "MPIFRAME_RESTART_TIMEOUT": "10"}
+    ended = resilient(launcher, body, ranks=2, client='restart="always"', env=env)
+    assert "closed" in ended.stdout
+    assert ended.stderr.count("server 1 was not replaced") == 1
+    if launcher.python.name == "openmpi":
+        assert ("had lost it" if how == "sleeps" else "ended at once") in ended.stderr, ended.stderr
 
 
 @pytest.mark.long

@@ -57,6 +57,7 @@ FLOORS = {
         "doorbell",
         "hub.wire",
         "transport",
+        "newcomer",
         "joining",
         "world",
         "opening",

@@ -1,0 +1,96 @@
+"""Looks after a process that Open MPI was asked to start, until it has come through MPI's start.
+
+Open MPI's launcher (5.0) now and then does not answer the greeting of a process that comes just as it deals
+with the death of another: about once in two thousand times on a busy host. The process then waits for the
+launcher, our spawn for the process, the launcher for nothing, and none of it ever ends. What can be seen of
+that is that both sleep, and go on to do so. A new attempt is not in the way of the old one's remains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+from mpiframe import machine
+from mpiframe.launcher import processes
+
+_LOOK = 0.5  # seconds between two looks
+_LOST = 6  # looks in which nothing has moved. Looks, not seconds: we may have been stopped ourselves
+_NOWHERE = 12  # looks in which there was nobody, and the launcher did nothing
+
+
+class Newcomer:
+    """A process that is to be started; made before it is."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.argv = argv
+        self.is_through = False  # its MPI is up
+        self._launcher = _launcher()
+        self._before = processes.children(self._launcher)
+        self._pid: int | None = None
+        self._asleep: dict[str, str] | None = None
+        self._looks = 0  # since anything moved
+        self._next = 0.0
+
+    def trouble(self) -> str:
+        """Why it will not come, to be said after "server 3 "; "" as long as it may."""
+        now = time.monotonic()
+        if now < self._next or not self._launcher:
+            return ""
+        self._next = now + _LOOK
+        alive = processes.children(self._launcher)
+        if self._pid is None:
+            return self._seek(alive - self._before)
+        if self._pid not in alive:
+            return f"(process {self._pid}) ended before it joined"
+        asleep = machine.threads_asleep(self._pid) if self._waits_for_launcher() else None
+        self._looks = self._looks + 1 if asleep and asleep == self._asleep else 0
+        self._asleep = asleep
+        if self._looks < _LOST:
+            return ""
+        return (
+            f"(process {self._pid}) waited in MPI's start for Open MPI's launcher, which had lost it and did "
+            "nothing; it is ended"
+        )
+
+    def end(self) -> None:
+        """Kill it, if it is there."""
+        if self._pid is not None and self._is_ours(self._pid):
+            with contextlib.suppress(OSError):
+                os.kill(self._pid, signal.SIGKILL)
+
+    def _seek(self, new: set[int]) -> str:
+        self._pid = min(filter(self._is_ours, new), default=None)
+        self._looks = 0 if new or not self._is_launcher_idle() else self._looks + 1
+        if self._looks < _NOWHERE:
+            return ""
+        return "was not started by Open MPI's launcher, or ended at once (what it said is above)"
+
+    def _is_ours(self, pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+            return command == [os.fsencode(word) for word in self.argv]
+        return False
+
+    def _waits_for_launcher(self) -> bool:
+        """Whether it may: before MPI's start a script may sleep as it likes, and after it, too."""
+        if self.is_through or machine.is_stopped(self._pid or 0) or not self._is_launcher_idle():
+            return False
+        with contextlib.suppress(OSError):
+            return "/libmpi" in Path(f"/proc/{self._pid}/maps").read_text()
+        return False
+
+    def _is_launcher_idle(self) -> bool:
+        return not machine.is_stopped(self._launcher) and machine.threads_asleep(self._launcher) is not None
+
+
+def _launcher() -> int:
+    """Open MPI's launcher or its daemon on this host; 0 if something stands between it and us."""
+    parent = os.getppid()
+    with contextlib.suppress(OSError):
+        if Path(f"/proc/{parent}/comm").read_text().startswith("prte"):
+            return parent
+    return 0
