@@ -470,6 +470,7 @@ def test_an_upload_that_ends_early_leaves_what_was_there(opened: Opened, root: P
     peer.command("DifxFileTransfer", body)
     peer.connection.sendall(write_item(1, write_int(1000)) + write_item(1, b"x" * 500))
     peer.until(lambda one: one.id == Id.CHANNEL_CONNECTION)
+    assert settled(lambda: len(list(root.iterdir())), 3)  # what came is kept beside it until all is there
     peer.close()
     other = Peer(port)
     deadline = time.monotonic() + SECONDS
