@@ -30,7 +30,7 @@ class Submission:
     """All that a driver gets to know of a job. Paths are absolute.
 
     log: for what the batch system itself has to say. count: tasks of an array, None for a single job;
-    limit: how many of them may run at once.
+    limit: how many of them may run at once. ours: the script is one that we wrote (`submission_text`).
     """
 
     name: str
@@ -43,6 +43,7 @@ class Submission:
     depends: tuple[Dependency, ...] = ()
     count: int | None = None
     limit: int | None = None
+    ours: bool = False
 
 
 class Dialect(ABC):
@@ -52,6 +53,7 @@ class Dialect(ABC):
     deliver it late, or elsewhere. checks_dependencies: whether the script looks itself how the jobs ended
     that it waited for, because the batch system only knows that they ended.
     index: shell expression for the task's number in an array, from 0; empty outside of one.
+    gate: what a script does first, before anything of it can be seen.
     """
 
     name: ClassVar[str]
@@ -60,6 +62,7 @@ class Dialect(ABC):
     index: ClassVar[str]
     redirects: ClassVar[bool] = True
     checks_dependencies: ClassVar[bool] = False
+    gate: ClassVar[str] = ""
 
     @abstractmethod
     def header(self, job: Submission) -> list[str]:

@@ -178,6 +178,7 @@ class Job:
             waits,
             self._count,
             self._limit,
+            ours=True,
         )
         record = Record(
             "",

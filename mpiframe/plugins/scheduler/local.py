@@ -40,6 +40,9 @@ class Local(Dialect):
     suffix = "job"
     index = "${MPIFRAME_ARRAY_INDEX-}"
     redirects = False
+    # The queue lets it begin when it has written down that it has started it: if it is killed before that,
+    # the next one starts it, and it must not run twice. Without a pipe somebody has started it by hand.
+    gate = "if [ -p /dev/stdin ]; then\n    read -r && exec </dev/null || exit 1\nfi\n"
 
     def header(self, job: Submission) -> list[str]:
         """None; it is only said which options are left out."""
@@ -132,7 +135,7 @@ class LocalBackend(Backend):
             "key": secrets.token_hex(8), "name": job.name, "folder": job.folder, "script": job.script,
             "out": job.out, "err": job.err, "env": name,
             "cores": options.total_cores, "memory": (options.mem or 0) * options.nodes,
-            "seconds": options.time, "count": job.count, "limit": job.limit,
+            "seconds": options.time, "count": job.count, "limit": job.limit, "gated": job.ours,
             "depends": [{"job": one.job, "kind": one.kind} for one in job.depends],
         }  # fmt: skip
         if meanwhile is not None:

@@ -26,6 +26,8 @@ KILL_SECONDS = 5.0
 """How long a job that is to end has from SIGTERM to SIGKILL."""
 _UNSEEN = "it ended unseen, while no queue ran"
 _INDEX = "MPIFRAME_ARRAY_INDEX"
+_GATE = 'read -r go && exec /bin/bash "$0" </dev/null'
+"""For scripts that are not ours; those have `Local.gate`, which costs no program."""
 
 
 class Running:
@@ -66,6 +68,7 @@ class LocalTasks:
         self._running: dict[Key, Running] = {}
         self._timers: dict[Key, tuple[float, int]] = {}
         self._journal = Journal(os.path.join(folder, "journal"))
+        self._gates: list[int] = []  # of tasks that have been started, and wait to be on file
         self._memory = MemoryGroups(folder)
         self._watch, self._unwatch = watch, unwatch
 
@@ -82,8 +85,13 @@ class LocalTasks:
         return min((when for when, _ in self._timers.values()), default=math.inf)
 
     def commit(self) -> None:
-        """Have all that happened on file."""
+        """Have all that happened on file; then the tasks begin that were started."""
         self._journal.commit()
+        while self._gates:
+            gate = self._gates.pop()
+            with contextlib.suppress(BrokenPipeError):  # it was ended meanwhile
+                os.write(gate, b"\n")
+            os.close(gate)
 
     def limits(self, cores: int, memory: int) -> dict[str, int]:
         """Change what all jobs may use together; 0 leaves it."""
@@ -155,7 +163,7 @@ class LocalTasks:
         )
 
     def start_tasks(self) -> None:
-        """Start what there is room for."""
+        """Start what there is room for. Nothing of it runs before `commit`, and never if we are killed."""
         while started := self._ledger.startable(time.time()):
             for key in started:
                 self._start(key)
@@ -164,23 +172,30 @@ class LocalTasks:
         number, task = key
         spec = self._specs[number]
         env = {**self._envs[spec["env"]], _INDEX: "" if task is None else str(task)}
+        shell = ["/bin/bash"] if spec.get("gated") else ["/bin/sh", "-c", _GATE]
+        gate = -1
         try:
+            waits, gate = os.pipe()
             with (
+                open(waits, "rb") as stdin,
                 _output(files.of_task(spec["out"], task)) as out,
                 _output(files.of_task(spec["err"], task)) as err,
             ):
                 process = subprocess.Popen(
-                    self._memory.argv(_label(key), spec["memory"], ["/bin/bash", spec["script"]]),
+                    self._memory.argv(_label(key), spec["memory"], [*shell, spec["script"]]),
                     cwd=spec["folder"],
                     env=env,
-                    stdin=subprocess.DEVNULL,
+                    stdin=stdin,
                     stdout=out,
                     stderr=err,
                     start_new_session=True,
                 )
         except OSError as error:
+            if gate >= 0:
+                os.close(gate)
             self._end(key, State.FAILED, None, None, f"it could not be started: {error}")
             return
+        self._gates.append(gate)
         self._take_up(Running(key, process.pid, process), time.time())
         self._journal.add(
             start=number, task=task, pid=process.pid, born=process_start(process.pid), at=time.time()

@@ -15,7 +15,7 @@ from mpiframe.plugins.scheduler.options import Options
 
 # No other program is started but the command: on a busy node each costs more than all the rest.
 _BODY = """\
-index={index}
+{gate}index={index}
 end={end}{task}
 export MPIFRAME_ARRAY_INDEX="$index"
 {redirect}ended() {{
@@ -59,6 +59,7 @@ def submission_text(
     task = "" if job.count is None else '."${index:=0}"'
     redirect = f"exec >{shlex.quote(job.out)}{task} 2>{shlex.quote(job.err)}{task}\n"
     body = _BODY.format(
+        gate=dialect.gate,
         index=dialect.index,
         end=shlex.quote(files.end),
         task=task,

@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mpiframe.plugins.scheduler import Job, LocalBackend, Queue, State, SubmitError
+from mpiframe.plugins.scheduler import Job, LocalBackend, Queue, State, SubmitError, submit_file
 from mpiframe.plugins.scheduler.local_journal import Journal
 from mpiframe.plugins.scheduler.local_server import LocalServer, in_folder
+from mpiframe.plugins.scheduler.local_tasks import LocalTasks, Running
 
 SECONDS = 60.0
 
@@ -74,6 +76,51 @@ def test_the_queue_is_killed_while_jobs_run(queue: Queue, local: LocalBackend, r
     assert (runs.exit_code, waits.exit_code, done.exit_code) == (4, 0, 2)
     again = Job("true", queue=queue).submit()
     assert int(again.id) == int(done.id) + 1
+
+
+KILLED = """
+import json, os, sys
+from mpiframe.plugins.scheduler.local_tasks import LocalTasks
+tasks = LocalTasks(sys.argv[1], 4, 1000, lambda fd, running: print(running.pid, flush=True), lambda fd: None)
+tasks.recover()
+tasks.submit(json.loads(sys.argv[2]), dict(os.environ))
+tasks.commit()
+tasks.start_tasks()
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("kind", ["job", "file"])
+def test_the_queue_is_killed_before_it_has_noted_that_a_job_was_started(
+    kind: str, queue: Queue, local: LocalBackend, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one starts it, so what was started must not have run."""
+    requests: list[dict[str, Any]] = []
+    with monkeypatch.context() as context:
+        context.setattr(local, "_ask", lambda request: requests.append(request) or {"id": "1"})
+        if kind == "job":
+            Job("echo ran >>log; cat >>log", queue=queue).submit()
+        else:
+            (room / "given").write_text(f"cd {room}\necho ran >>log; cat >>log\n")
+            submit_file("given", queue=queue)
+    (room / "books").mkdir()
+    argv = [sys.executable, "-c", KILLED, str(room / "books"), json.dumps(requests[0]["spec"])]
+    started = int(subprocess.run(argv, stdout=subprocess.PIPE, timeout=SECONDS, check=False).stdout)
+    deadline = time.monotonic() + SECONDS
+    while is_there(started):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not (room / "log").exists()
+    begun: list[Running] = []
+    tasks = LocalTasks(str(room / "books"), 4, 1000, lambda _, running: begun.append(running), lambda _: None)
+    tasks.recover()
+    tasks.start_tasks()
+    tasks.commit()
+    (running,) = begun
+    assert select.select([running.pidfd], [], [], SECONDS)[0]
+    tasks.finished(running)
+    assert [status["state"] for status in tasks.everything()] == ["completed"]
+    assert (room / "log").read_text() == "ran\n"  # once, and nothing on its standard input
 
 
 def test_a_waiting_client_does_not_notice(queue: Queue, local: LocalBackend, room: Path) -> None:
