@@ -3,7 +3,8 @@
 An exception between the moment a message comes out of MPI and its entry in the books would lose an answer,
 and somebody would wait for it for ever. So the handler looks at where the main thread is. In the user's code
 it raises at once, as ever; within the runtime it takes note, and the wait that is going on raises at its next
-safe point. Where nobody waits, it tries again a little later.
+safe point. It tries again a little later, and has those who sleep look up: to raise in a condition of threads
+would upset its own books, which are kept in Python, too.
 """
 
 from __future__ import annotations
@@ -36,12 +37,15 @@ _PRINTING = ("mpiframe.output", "mpiframe.displays", "mpiframe.bars")
 
 
 class CtrlC:
-    """SIGINT's handler while a client is open; `kick` wakes the thread that sleeps on the doorbells."""
+    """SIGINT's handler while a client is open.
 
-    def __init__(self, kick: Callable[[], None]) -> None:
+    kick: wakes the thread that sleeps on the doorbells; it takes no lock. notify: wakes those that follow it.
+    """
+
+    def __init__(self, kick: Callable[[], None], notify: Callable[[], None]) -> None:
         self.pressed = False  # and not raised yet
         self._repeated = False  # the next signal is our own, for a press that was put off
-        self._kick = kick
+        self._kick, self._notify = kick, notify
         self._thread = threading.main_thread().ident or 0
 
     def install(self) -> None:
@@ -79,22 +83,20 @@ class CtrlC:
 
     def _again(self) -> None:
         if self.pressed:
+            self._notify()
             self._repeated = True
             signal.pthread_kill(self._thread, SIGINT)
 
 
 def _keeps_books(frame: FrameType | None) -> bool:
     """Whether the runtime is at work in this frame, and no code of the user's that it has called."""
-    innermost = True
     frame = _printer_of(frame)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name in _KEEPING_BOOKS:
-            # A thread that follows another one's lead sleeps in `threading`, with its affairs in order.
-            return innermost or frame.f_code.co_name != "_follow"
+            return True
         if name.partition(".")[0] not in sys.stdlib_module_names and not name.startswith("mpiframe."):
             return False
-        innermost = False
         frame = frame.f_back
     return False
 

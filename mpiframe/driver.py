@@ -51,7 +51,7 @@ class Driver(ABC):
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
         transport.watch(self._wake_in, self._clear_wake)
-        self.ctrl_c = CtrlC(self.kick)
+        self.ctrl_c = CtrlC(self.kick, self._notify)
         self._thread = threading.Thread(target=self._progress, name="mpiframe-progress", daemon=True)
 
     # -- for the subclass ----------------------------------------------------------------------------
@@ -163,6 +163,7 @@ class Driver(ABC):
                             self._notify()
                 else:
                     self._follow(done, deadline)
+                    self.ctrl_c.check()
             return True
         finally:
             self._leave()

@@ -69,7 +69,7 @@ class AttachedLoop:
         self._hearing = Hearing(self.dispatcher, printer)
         self._farewell = ""
         self._over = False
-        self.ctrl_c = CtrlC(lambda: None)
+        self.ctrl_c = CtrlC(lambda: None, self._notify)
         self._thread = threading.Thread(target=self._run, name="mpiframe-attached", daemon=True)
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -142,8 +142,7 @@ class AttachedLoop:
         if wanted != self._watched:
             self._watched = wanted
             self._selector.modify(self.stream.sock, wanted)
-        with self._changed:
-            self._changed.notify_all()
+        self._notify()
 
     def _handle(self, header: dict[str, Any], buffers: list[Any]) -> None:
         op = header["op"]
@@ -216,8 +215,7 @@ class AttachedLoop:
         for request in waiting:
             request.status, request.error = Status.LOST, WorldError(f"request {request.id}: {why}")
             self._tell(request)
-        with self._changed:
-            self._changed.notify_all()
+        self._notify()
 
     # -- what the verbs need ------------------------------------------------------------------------------
 
@@ -396,6 +394,10 @@ class AttachedLoop:
             self._follow(done, None if left == _FOREVER else left)
             self.ctrl_c.check()
         return True
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _follow(self, done: Callable[[], bool], left: float | None) -> None:
         with self._changed:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mpiframe.attached.loop import AttachedLoop
 from mpiframe.ctrl_c import CtrlC, _keeps_books
+from mpiframe.driver import Driver
 
 
 def calls(*modules: str) -> FrameType:
@@ -31,6 +36,7 @@ def calls(*modules: str) -> FrameType:
         (["script"], False),
         (["script", "mpiframe.client", "mpiframe.driver", "mpiframe.transport"], True),
         (["script", "mpiframe.client", "mpiframe.driver", "selectors"], True),
+        (["script", "mpiframe.client", "mpiframe.driver", "threading"], True),
         # A callback of a future, an unpickled class.
         (["script", "mpiframe.driver", "mpiframe.answers", "users"], False),
         (["script", "mpiframe.driver", "mpiframe.answers", "users", "json"], False),
@@ -52,7 +58,7 @@ def test_where_an_interrupt_may_be_raised(modules: list[str], expected: bool) ->
 
 def test_a_press_that_was_put_off_is_raised_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though a wait raises it just as it is tried again."""
-    ctrl_c, heard = CtrlC(lambda: None), []
+    ctrl_c, heard = CtrlC(lambda: None, lambda: None), []
 
     def too_late(_: int, number: int) -> None:
         with pytest.raises(KeyboardInterrupt):
@@ -66,3 +72,61 @@ def test_a_press_that_was_put_off_is_raised_once(monkeypatch: pytest.MonkeyPatch
     assert heard == [signal.SIGINT]
     with pytest.raises(KeyboardInterrupt):  # the next press is another one
         ctrl_c._strike(signal.SIGINT, calls("script"))
+
+
+def follower_of_an_attached_loop(changed: threading.Condition) -> Callable[[], None]:
+    loop: Any = SimpleNamespace(_changed=changed, gone=None)
+    return lambda: AttachedLoop._follow(loop, lambda: False, 30.0)
+
+
+def follower_of_a_driver(changed: threading.Condition) -> Callable[[], None]:
+    driving = threading.Lock()
+    driving.acquire()
+    driver: Any = SimpleNamespace(_changed=changed, _followers=0, _driving=driving)
+    return lambda: Driver._follow(driver, lambda: False, time.monotonic() + 30.0)
+
+
+@pytest.mark.parametrize("follower", [follower_of_an_attached_loop, follower_of_a_driver])
+def test_one_that_sleeps_in_a_condition_is_woken_and_its_locks_are_whole(
+    follower: Callable[[threading.Condition], Callable[[], None]],
+) -> None:
+    """Whenever it is pressed: also as the condition takes its lock, or lets go of it."""
+    changed, chance = threading.Condition(), random.Random(4)
+    follow = follower(changed)
+
+    def notify() -> None:
+        with changed:
+            changed.notify_all()
+
+    ctrl_c = CtrlC(lambda: None, notify)
+    main = threading.current_thread()
+
+    raised = threading.Event()
+
+    def press(seconds: float) -> None:
+        # Python sees none that comes just before a system call that blocks, until another one comes.
+        while not raised.wait(seconds):
+            signal.pthread_kill(main.ident or 0, signal.SIGINT)
+            seconds = 0.2
+
+    def wait() -> None:
+        raised.clear()
+        threading.Thread(target=press, args=(chance.random() * 2e-4,)).start()
+        while True:
+            follow()
+            ctrl_c.check()
+
+    before = signal.signal(signal.SIGINT, ctrl_c._strike)
+    begin = time.monotonic()
+    try:
+        for _ in range(100):
+            with pytest.raises(KeyboardInterrupt):
+                wait()
+            raised.set()
+            assert changed.acquire(blocking=False)
+            changed.release()
+            for thread in set(threading.enumerate()) - {main}:
+                thread.join()  # or the system takes the next press and the last one's repetition for one
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - begin < 29.0  # none has slept to its end
