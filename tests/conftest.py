@@ -149,9 +149,10 @@ class RunningWorld:
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
+            there = "\n".join(map(_describe, self.pids()))
             self._have_ranks_say_where_they_are()
             self.kill()
-            raise WorldTimeout(f"not ended after {seconds} s:\n{self.said()}") from None
+            raise WorldTimeout(f"not ended after {seconds} s:\n{there}\n{self.said()}") from None
         took = time.monotonic() - self._start
         # Those made from here on are other worlds', of tests that run beside this one.
         self._suspects = _rooms() - self._rooms
@@ -257,6 +258,17 @@ class RunningWorld:
 
     def _text(self, name: str) -> str:
         return (self.folder / name).read_text(errors="replace")
+
+
+def _describe(pid: int) -> str:
+    """A process: its id, its parent's, its state and command, and where in the kernel its threads sleep."""
+    with contextlib.suppress(OSError):
+        process = Path(f"/proc/{pid}")
+        state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
+        command = (process / "cmdline").read_text().replace("\0", " ")
+        sleeping = [(thread / "wchan").read_text() for thread in (process / "task").iterdir()]
+        return f"{pid} of {parent} {state} {sleeping} {command[:300]}"
+    return f"{pid} has ended"
 
 
 def _rooms() -> set[str]:
