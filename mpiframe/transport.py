@@ -84,6 +84,7 @@ class _Incoming:
     buffers: list[Any]
     requests: list[Any]
     frame_is_buffer: bool = False
+    is_header: bool = False  # the announcement of a large one, itself too long to come at once
 
 
 class Transport:
@@ -110,7 +111,7 @@ class Transport:
         self.unsent: list[tuple[Any, Any, int]] = []  # (MPI request, its bytes, receiver) of small messages
         self._announced: dict[int, deque[_Outgoing]] = {}  # by receiver, in order
         self._leaving: list[_Outgoing] = []
-        self._arriving: dict[int, deque[_Incoming | Message]] = {}
+        self._arriving: dict[int, deque[_Incoming]] = {}
         self._ready: deque[Message] = deque()
         self._memory = ReceiveMemory(reuse)
         self._beds = [select.epoll() for _ in range(beds)]
@@ -332,7 +333,9 @@ class Transport:
                 if self._apart:
                     message, rank = self._probe_apart(status)
             elif self._left and rank in self._left:
-                message.Recv([bytearray(status.Get_count(MPI.BYTE)), MPI.BYTE])  # late; it is gone
+                # It is gone, and of what came late there may be the first part only: never waited for.
+                late = bytearray(status.Get_count(MPI.BYTE))
+                self._abandoned.append((message.Irecv([late, MPI.BYTE]), late))
                 return None
         except MPI.Exception as error:
             self._failure(error)
@@ -367,20 +370,19 @@ class Transport:
         if tag == _GO:
             message.Recv([frame, MPI.BYTE])
             self._depart(rank)
-        elif tag == _LARGE:
-            message.Recv([frame, MPI.BYTE])
-            self._prepare(rank, frame)
-        else:
-            request = message.Irecv([frame, MPI.BYTE])
-            self._arriving.setdefault(rank, deque()).append(_Incoming(frame, [], [request]))
-            if not request.Test():
-                self._ring(rank)  # its sender may have to help, and may be asleep
-            self._progress()
+            return
+        queue = self._arriving.setdefault(rank, deque())
+        request = message.Irecv([frame, MPI.BYTE])
+        queue.append(_Incoming(frame, [], [request], is_header=tag == _LARGE))
+        if not request.Test():
+            self._ring(rank)  # its sender may have to help, and may be asleep
+        self._progress()
 
-    def _prepare(self, rank: int, header: bytearray) -> None:
+    def _prepare(self, rank: int, header: bytearray) -> _Incoming | None:
+        """Make room for a large message, and have it sent; None if its sender is gone."""
         frame, sizes = unpack(header)
         if self._is_gone(rank):
-            return
+            return None
         peer = self._apart.get(rank)
         comm, source = (self.comm, rank) if peer is None else (peer.comm, peer.address)
         assert comm is not None
@@ -391,10 +393,9 @@ class Transport:
             for start in range(0, size, _PIECE):
                 piece = space[start : start + _PIECE]
                 requests.append(comm.Irecv([piece, MPI.BYTE], source, _BULK))
-        incoming = _Incoming(frame, buffers, requests, frame_is_buffer=frame is None)
-        self._arriving.setdefault(rank, deque()).append(incoming)
         self.unsent.append((self._send_apart(rank, b"", _GO), b"", rank))
         self._ring(rank)
+        return _Incoming(frame, buffers, requests, frame_is_buffer=frame is None)
 
     def _depart(self, rank: int) -> None:
         waiting = self._announced.get(rank)
@@ -440,8 +441,14 @@ class Transport:
             self._failure(error, rank)
             return False
 
-    def _deliver(self, rank: int, queue: deque[Any]) -> None:
-        while queue and self._are_through(queue[0].requests, rank):
+    def _deliver(self, rank: int, queue: deque[_Incoming]) -> None:
+        for at, one in enumerate(queue):
+            if one.is_header:  # in their order, as the sender will send what they announce
+                prepared = self._prepared(rank, one)
+                if prepared is None:
+                    break
+                queue[at] = prepared
+        while queue and not queue[0].is_header and self._are_through(queue[0].requests, rank):
             incoming = queue.popleft()
             frame, buffers = incoming.frame, incoming.buffers
             if incoming.frame_is_buffer:
@@ -449,6 +456,15 @@ class Transport:
             self._ready.append((rank, frame, buffers))
         if not queue:
             del self._arriving[rank]
+
+    def _prepared(self, rank: int, header: _Incoming) -> _Incoming | None:
+        if not self._are_through(header.requests, rank):
+            return None
+        try:
+            return self._prepare(rank, header.frame)
+        except MPI.Exception as error:
+            self._failure(error, rank)
+            return None
 
     # -- waiting ----------------------------------------------------------------------------------
 

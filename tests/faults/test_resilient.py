@@ -222,14 +222,19 @@ def test_large_messages_under_way_when_it_dies(launcher: Any) -> None:
     assert "through" in resilient(launcher, body, ranks=4).stdout
 
 
+# Of what size: more than MPI sends at once, on its own, and before a large array.
+ANSWERS = {"arrays": "x * 2", "words": "'w' * 30000", "words and arrays": "('w' * 30000, x * 2)"}
+
+
 @pytest.mark.long
-def test_large_messages_of_a_server_that_dies_again_and_again(launcher: Any) -> None:
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_large_messages_of_a_server_that_dies_again_and_again(launcher: Any, kind: str) -> None:
     """In the midst of them: an MPI that reads from the memory of another process meets one that is gone."""
-    body = """
+    body = f"""
     import numpy, random
     chance = random.Random(5)
     def take(x):
-        return x * 2
+        return {ANSWERS[kind]}
     client.setup("import numpy")
     for n in range(12):
         futures = [client.submit(take, numpy.ones(1 << 17), target=1) for _ in range(40)]

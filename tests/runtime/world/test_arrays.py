@@ -131,6 +131,23 @@ def test_large_arguments_and_results_at_once(client, servers):
         assert (future.result(60) == number // len(servers)).all()
 
 
+def test_long_words_beside_arrays(client, servers):
+    """What announces an array may itself be longer than what MPI sends at once; the order is kept."""
+    sizes = (10, 3_000, 5_000, 30_000, 60_000, 70_000)
+    pairs = [("w" * size, np.full(length, size)) for size in sizes for length in (3, 20_000)] * 3
+    futures = [
+        client.submit(lambda words, array: (array + 1, words + "!"), *pair, target=rank)
+        for pair in pairs
+        for rank in servers
+    ]
+    results = iter([future.result() for future in futures])
+    for words, array in pairs:
+        for _ in servers:
+            more, longer = next(results)
+            assert longer == words + "!"
+            assert np.array_equal(more, array + 1)
+
+
 def test_large_results_that_nobody_waits_for_yet(client, servers):
     ids = [client.push("bytes(20 << 20)", target="all") for _ in range(2)]
     for response in client.get(ids):
