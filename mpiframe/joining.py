@@ -144,7 +144,8 @@ def replacement(rank: int, size: int, host: str | None, here: bool, seconds: flo
             launcher.order(start=[ticket])
         return bounded(lambda: MPI.COMM_SELF.Accept(port).Merge(False), rank, deadline)
     except WorldError:
-        launcher.order(end=rank)
+        with contextlib.suppress(OSError):
+            launcher.order(end=rank)
         raise
     finally:
         with contextlib.suppress(MPI.Exception):
