@@ -84,7 +84,7 @@ class _Incoming:
     buffers: list[Any]
     requests: list[Any]
     frame_is_buffer: bool = False
-    is_header: bool = False  # the announcement of a large one, itself too long to come at once
+    is_header: bool = False  # the announcement of a large one, which may itself come in two steps
 
 
 class Transport:
