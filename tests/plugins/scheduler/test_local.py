@@ -106,10 +106,7 @@ def test_the_queue_is_killed_before_it_has_noted_that_a_job_was_started(
     (room / "books").mkdir()
     argv = [sys.executable, "-c", KILLED, str(room / "books"), json.dumps(requests[0]["spec"])]
     started = int(subprocess.run(argv, stdout=subprocess.PIPE, timeout=SECONDS, check=False).stdout)
-    deadline = time.monotonic() + SECONDS
-    while is_there(started):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    await_end(started)
     assert not (room / "log").exists()
     begun: list[Running] = []
     tasks = LocalTasks(str(room / "books"), 4, 1000, lambda _, running: begun.append(running), lambda _: None)
@@ -138,10 +135,13 @@ def test_a_waiting_client_does_not_notice(queue: Queue, local: LocalBackend, roo
 def test_what_a_job_leaves_behind_ends_with_it(queue: Queue, room: Path) -> None:
     job = Job("sleep 1000 & echo $! >pid", queue=queue).submit()
     assert job.get(SECONDS)[0] == 0
-    pid = int((room / "pid").read_text())
+    await_end(int((room / "pid").read_text()))
+
+
+def await_end(pid: int) -> None:
     deadline = time.monotonic() + SECONDS
     while is_there(pid):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, f"process {pid} did not end"
         time.sleep(0.01)
 
 
