@@ -37,6 +37,14 @@ _SAFE_UCX = {
     "UCX_TCP_RX_SEG_SIZE": "64k",
     "UCX_LOG_LEVEL": "error",  # it warns of what those who died have left
 }
+# Likewise for Open MPI. When a connection breaks while it writes to the receiver's memory over it (put), it
+# sends the last word of that over the same connection, whose lock it holds: it waits for itself, for ever, in
+# a call that never blocks. It sends in turn instead; with pieces of 1 MiB that is no slower (1.0 to 1.5 times
+# as fast over the loopback interface), with the usual ones of 128 KiB a third to two thirds as fast.
+_SAFE_TCP = {
+    "OMPI_MCA_btl_tcp_flags": "send,inplace,need-ack,need-csum,hetero-rdma",  # the usual ones without put
+    "OMPI_MCA_btl_tcp_max_send_size": str(1 << 20),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +129,7 @@ def plan(
         flags[:0] = ["--with-ft", "ulfm"]
         if not _is_local(env, hostfile):
             flags += ["-x", RESILIENT]
+        added |= {name: value for name, value in _SAFE_TCP.items() if name not in env}
         added |= {RESILIENT: how}
     argv = (path, "-n", str(n), *flags, sys.executable, *python_args)
     opens_stdin = library.vendor == "Open MPI" and _is_local(env, hostfile)

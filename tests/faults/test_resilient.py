@@ -250,6 +250,26 @@ def test_large_messages_of_a_server_that_dies_again_and_again(launcher: Any, kin
     assert "through" in resilient(launcher, body, ranks=2, client='restart="always"').stdout
 
 
+def test_servers_reached_by_tcp_that_die_while_they_are_written_to(launcher: Any) -> None:
+    """As those of other hosts are, one after the other."""
+    body = """
+    import random
+    chance = random.Random(5)
+    much = bytes(1 << 26)
+    for rank in range(1, 7):
+        futures = [client.submit(len, much, target=rank) for _ in range(4)]
+        time.sleep(chance.random() * 0.05)
+        kill(rank)
+        for future in futures:
+            error = future.exception(30)
+            assert error is None or isinstance(error, mpiframe.ServerLost), error
+    client.close()
+    print("through")
+    """
+    over_tcp = {"OMPI_MCA_btl": "self,tcp"}  # MPICH's resilient worlds use nothing else
+    assert "through" in resilient(launcher, body, ranks=7, env=over_tcp).stdout
+
+
 # -- the exit status ------------------------------------------------------------------------------
 
 
