@@ -39,6 +39,9 @@ class Config:
     link_timeout: float = 30.0
     """How long another host may be out of reach until its servers count as lost (there: until the client
     does); 0 for ever. A server that is busy, stopped or swapped out still answers, for its kernel does."""
+    stuck_timeout: float = 30.0
+    """How long MPI may sleep in a call that never waits, as it does when it is caught in a lock of its own,
+    until the process is ended, with a word; 0 for ever."""
     spin: float = 200e-6
     """How long to look for messages before sleeping, where there is a core for every rank."""
     large: int = 64 * 1024

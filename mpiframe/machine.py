@@ -54,13 +54,27 @@ def threads_asleep(pid: int) -> dict[str, str] | None:
     counts: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
-            lines = dict(
-                line.split(":", 1) for line in _read(f"/proc/{pid}/task/{thread}/status").splitlines()
-            )
-            if lines["State"].split()[0] in "RD":
+            state, counts[thread] = _sleeps(pid, thread)
+            if state in "RD":
                 return None
-            counts[thread] = lines["voluntary_ctxt_switches"] + lines["nonvoluntary_ctxt_switches"]
     return counts
+
+
+def asleep(thread: int) -> str | None:
+    """How often this thread of ours has gone to sleep; None if it does not, is stopped, or none can tell.
+
+    `thread`: its `native_id`. Equal twice in a row: it did nothing in between.
+    """
+    try:
+        state, count = _sleeps("self", thread)
+    except (OSError, KeyError):
+        return None
+    return count if state == "S" else None
+
+
+def _sleeps(pid: int | str, thread: int | str) -> tuple[str, str]:
+    lines = dict(line.split(":", 1) for line in _read(f"/proc/{pid}/task/{thread}/status").splitlines())
+    return lines["State"].split()[0], lines["voluntary_ctxt_switches"] + lines["nonvoluntary_ctxt_switches"]
 
 
 def host_key() -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from mpiframe import doorbell, joining, machine
+from mpiframe import doorbell, joining, machine, stuck
 from mpiframe.codec import pack, unpack
 from mpiframe.config import Config
 from mpiframe.errors import WorldError
@@ -86,6 +86,7 @@ def open_world(config: Config | None = None) -> World:
         raise WorldError(f"a rank ended while the world was being opened: {error}") from error
     except OSError as error:  # too many open files, a full /dev/shm
         raise WorldError(f"the world cannot be opened on {me.host} (rank {me.rank}): {error}") from error
+    stuck.watch(_opened)
     _forget_segments()
     os.environ.pop("MPIFRAME_TRACE", None)  # a run that is started from this one is not to write there, too
     return _opened

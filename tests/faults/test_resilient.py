@@ -250,6 +250,7 @@ def test_large_messages_of_a_server_that_dies_again_and_again(launcher: Any, kin
     assert "through" in resilient(launcher, body, ranks=2, client='restart="always"').stdout
 
 
+@pytest.mark.long
 def test_servers_reached_by_tcp_that_die_while_they_are_written_to(launcher: Any) -> None:
     """As those of other hosts are, one after the other."""
     body = """
