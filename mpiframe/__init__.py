@@ -81,6 +81,10 @@ def __getattr__(name: str) -> Any:
     if name in _LATE:
         import importlib
 
+        if name == "Client":
+            from mpiframe import starting
+
+            starting.start_mpi()
         value = getattr(importlib.import_module(_LATE[name]), name)
         globals()[name] = value
         return value

@@ -17,6 +17,8 @@ from mpiframe.errors import WorldError
 class Config:
     """Settings of one world. The client's are sent to the servers when the world opens."""
 
+    init_timeout: float = 600.0
+    """How long MPI's own start may take, which waits for every rank; 0 for ever."""
     start_timeout: float = 120.0
     """How long a rank waits for the others when the world opens."""
     stop_timeout: float = 10.0

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpiframe import launcher, machine
+from mpiframe import machine, starting
 from mpiframe.errors import MpiframeError
 from mpiframe.launcher.environment import NEWS, RUN_DIR, SEGMENTS, STDIN
 
@@ -25,8 +25,8 @@ def run(argv: list[str], before_end: Callable[[], None] = lambda: None) -> int:
 
     `before_end` is called on rank 0 when the script has ended, however it did, and before the world ends.
     """
-    launcher.prepare_process()
-    # These import mpi4py.MPI, which starts MPI with the settings just made.
+    starting.start_mpi()
+    # These import mpi4py.MPI.
     from mpiframe import client, opening, process
     from mpiframe.world import CLIENT
 

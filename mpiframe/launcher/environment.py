@@ -26,6 +26,8 @@ STDIN = "MPIFRAME_STDIN"
 """Where rank 0 opens the launcher's standard input, and from which byte on: `0@/proc/4711/fd/0`."""
 RUN_DIR = "MPIFRAME_RUN_DIR"
 """The private directory of one run, in which rank 0 writes `host pid` to the file `client`."""
+STARTED = "started"
+"""A file in it: MPI has started in a rank of this host."""
 NEWS = "news"
 """A pipe in it, on which the launcher hears that a file was written there."""
 

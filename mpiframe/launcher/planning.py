@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,15 @@ from mpiframe.launcher.library import MpiLibrary, find_library, find_mpiexec
 _BARE_NAME = re.compile(r"[\w.-]+", re.ASCII)
 _ALLOCATIONS = ("SLURM_JOB_ID", "PBS_NODEFILE", "PE_HOSTFILE", "LSB_MCPU_HOSTS")
 # Open MPI gives these to ranks on this host only, unless it is told their names.
-_EXPORTED = ("MPI4PY_LIBMPI", "MPI4PY_MPIABI", "PYTHONPATH", "LD_LIBRARY_PATH", "MPIFRAME_TRACE")
+_EXPORTED = (
+    "MPI4PY_LIBMPI",
+    "MPI4PY_MPIABI",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "MPIFRAME_TRACE",
+    "MPIFRAME_INIT_TIMEOUT",
+    "MPIFRAME_START_TIMEOUT",
+)
 
 _OPEN_MPI_WHEEL = {
     "OMPI_MCA_btl": "^ofi",  # sleeps one second in MPI_Init, and nothing in the wheel needs it
@@ -60,6 +69,7 @@ class LaunchPlan:
     resilient: how the world outlives a dead server: "ulfm" (one world, whose MPI goes on) or "joined" (each
         rank has a launcher of its own, `argv` is the client's); empty if it does not.
     hosts: where the servers of a joined world run, in the order of their ranks; empty for this host.
+    tells_of_start: a rank of this host says, in the run's directory, when MPI has started; for certain.
     opens_stdin: rank 0 opens standard input by itself, because the launcher would never tell it of its end.
     """
 
@@ -69,6 +79,7 @@ class LaunchPlan:
     mpiexec: str
     resilient: str = ""
     hosts: tuple[str, ...] = field(default=())
+    tells_of_start: bool = False
     opens_stdin: bool = False
 
     def server_argv(self, rank: int) -> tuple[str, ...]:
@@ -132,8 +143,11 @@ def plan(
         added |= {name: value for name, value in _SAFE_TCP.items() if name not in env}
         added |= {RESILIENT: how}
     argv = (path, "-n", str(n), *flags, sys.executable, *python_args)
-    opens_stdin = library.vendor == "Open MPI" and _is_local(env, hostfile)
-    return LaunchPlan(argv, added, library, path, how, opens_stdin=opens_stdin)
+    local = _is_local(env, hostfile)
+    here = local or (hostfile is not None and _begins_here(hostfile))
+    tells = here and _is_ours(python_args, extra)
+    opens_stdin = library.vendor == "Open MPI" and local
+    return LaunchPlan(argv, added, library, path, how, tells_of_start=tells, opens_stdin=opens_stdin)
 
 
 def resilience(library: MpiLibrary) -> tuple[str, str]:
@@ -175,7 +189,23 @@ def _joined_plan(
     added |= {name: value for name, value in ucx.items() if name not in env}
     added |= {RESILIENT: "joined", JOIN: json.dumps({"size": n})}
     argv = (path, "-n", "1", *extra, sys.executable, *python_args)
-    return LaunchPlan(argv, added, library, path, "joined", hosts)
+    return LaunchPlan(
+        argv, added, library, path, "joined", hosts, tells_of_start=_is_ours(python_args, extra)
+    )
+
+
+def _is_ours(python_args: Sequence[str], extra: Sequence[str]) -> bool:
+    """Whether ranks come through `starting`, on the hosts that are known here."""
+    return not extra and python_args[0] == "-m" and python_args[1].split(".")[0] == "mpiframe"
+
+
+def _begins_here(hostfile: str) -> bool:
+    """Whether the first host of a list is this one."""
+    me = socket.gethostname()
+    with open(hostfile, encoding="utf-8") as file:
+        names = (re.split(r"[\s:]", line.partition("#")[0].strip())[0] for line in file)
+        first = next(filter(None, names), "")
+    return first in ("localhost", me, *machine.addresses()) or first.split(".")[0] == me.split(".")[0]
 
 
 def _hosts_in(hostfile: str) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ from mpiframe.launcher.environment import (
     NEWS,
     RUN_DIR,
     SEGMENTS,
+    STARTED,
     STDIN,
     TERMINAL,
     TERMINAL_STREAMS,
@@ -64,6 +65,7 @@ _SETTLE_SECONDS = 0.5  # for a launcher's helpers to leave after the launcher en
 _LEAVE_SECONDS = 2.0  # for servers and launchers to leave when the client has
 _KILL_SECONDS = 2.0  # for the kernel to take away what was killed
 _FOLLOW_SECONDS = 2.0  # for the launcher to end after the last rank
+_START_SECONDS = 5.0  # for ranks to come to MPI's start, and to be seen to end where that has taken too long
 _SAME_PRESS_SECONDS = 0.1  # `timeout` and some shells deliver one Ctrl-C twice
 
 TIMED_OUT = 124
@@ -98,6 +100,10 @@ class World:
         self._client: int | None = None  # can be read when the client's process has ended
         self._followers_limit: float | None = None
         config = Config.from_environment()
+        self._init_timeout = config.init_timeout
+        # When MPI must have started. Of ranks on other hosts alone nothing is heard.
+        bounded = plan.tells_of_start and config.init_timeout
+        self._start_limit = time.monotonic() + config.init_timeout + _START_SECONDS if bounded else None
         self._follow = config.grace + config.stop_timeout + _FOLLOW_SECONDS
         # Children of a program that calls `run`: not ours to end, nor to take the status of.
         self._strangers = descendants(os.getpid(), dead=True)
@@ -137,7 +143,19 @@ class World:
         limit = None if timeout is None else time.monotonic() + timeout
         first, first_at, asked_client = 0, 0.0, False
         while self._mpiexec.poll() is None and not self._over():
-            arrived = self._next_signal(limit)
+            arrived = self._next_signal(_sooner(limit, self._start_limit))
+            if arrived is None and self._is_time_to_have_started():
+                self._start_limit = None
+                if first or (self._directory / STARTED).exists():
+                    continue
+                print(
+                    f"mpiframe run: MPI has not started within {self._init_timeout:g} s "
+                    f"(MPIFRAME_INIT_TIMEOUT), and {self._plan.mpiexec} does not end: it may wait for a host "
+                    "that it cannot reach, or whose answers a firewall drops; it was ended by force",
+                    file=sys.stderr,
+                )
+                self._end_by_force()
+                return 1
             if arrived is None and self._is_left_behind() and not first:
                 print(
                     "mpiframe run: the client has ended, but mpiexec has not, as if it waited for a host "
@@ -287,8 +305,8 @@ class World:
     def _next_signal(self, limit: float | None) -> int | None:
         """The next signal to arrive, waiting until `limit` (monotonic time); None if none did."""
         while True:
-            limits = [at for at in (limit, self._followers_limit) if at is not None]
-            seconds = max(0.0, min(limits) - time.monotonic()) if limits else None
+            until = _sooner(limit, self._followers_limit)
+            seconds = None if until is None else max(0.0, until - time.monotonic())
             inbox, watched = self._inbox.fileno(), self._watched()
             sources = [inbox, self._news, *watched]
             if self._client is not None and self._followers_limit is None:
@@ -324,8 +342,15 @@ class World:
             return
         self._followers_limit = time.monotonic() + self._follow  # it has ended, and was quicker than we
 
+    def _is_time_to_have_started(self) -> bool:
+        return self._start_limit is not None and self._start_limit <= time.monotonic()
+
     def _is_left_behind(self) -> bool:
         return self._followers_limit is not None and self._followers_limit <= time.monotonic()
+
+
+def _sooner(*limits: float | None) -> float | None:
+    return min((at for at in limits if at is not None), default=None)
 
 
 def forget_segments(listed: Path) -> None:

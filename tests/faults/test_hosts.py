@@ -230,6 +230,17 @@ def test_the_doorbell_listens_on_one_address_and_only_while_the_world_opens(site
     world.wait(SECONDS).expect(0)
 
 
+@pytest.mark.long
+def test_a_start_that_hosts_cannot_hear_of_each_other_for_ends_in_time(site: Site) -> None:
+    """MPI's own: its launcher waits for its daemons, or its ranks for each other, without a limit."""
+    site.hosts.drop(0, 1024, 65534)
+    world = site.start("import mpiframe; mpiframe.Client()", 1, 1, 1, init_timeout=3)
+    assert world.process.wait(SECONDS) == 1, world.said()
+    assert "mpiframe run: MPI has not started within 3 s (MPIFRAME_INIT_TIMEOUT)" in world.said()
+    # MPI's daemons on the others, which cannot hear of it either, stay until their own time-outs.
+    assert [line for line in site.hosts[0].processes() if "hosts.py init" not in line] == []
+
+
 def ours(site: Site, index: int) -> list[tuple[str, int]]:
     """What listens on the doorbell's ports; MPI has listeners of its own, on any others."""
     return [(a, p) for a, p in site.hosts.listening(index) if PORTS[0] <= p <= PORTS[1]]

@@ -125,3 +125,18 @@ def test_a_deadlock_of_open_mpi(launcher: Any) -> None:
     }
     ended = run(launcher, body, "--resilient", ranks=7, **usual)
     assert (SAID in ended.stderr) == (ended.status != 0) == ("through" not in ended.stdout), ended.said
+
+
+def test_a_rank_that_does_not_come_to_mpis_start(launcher: Any) -> None:
+    """The other waits for it there, and no thread of Python's can do anything meanwhile."""
+    late = """
+    import os, time
+    if "1" in (os.environ.get("PMIX_RANK"), os.environ.get("PMI_RANK")):
+        time.sleep(600)
+    import mpiframe
+    mpiframe.Client()
+    """
+    ended = launcher.run(late, 2, seconds=SECONDS, plain=True, env={"MPIFRAME_INIT_TIMEOUT": "2"})
+    assert ended.status != 0
+    assert f"mpiframe: MPI did not start on {socket.gethostname()} (process " in ended.stderr
+    assert "within 2 s (MPIFRAME_INIT_TIMEOUT)" in ended.stderr

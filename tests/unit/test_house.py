@@ -58,6 +58,7 @@ FLOORS = {
         "hub.wire",
         "transport",
         "newcomer",
+        "starting",
         "joining",
         "fuse",
         "world",

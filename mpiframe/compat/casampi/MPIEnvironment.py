@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from mpiframe import starting
+
 _CLIENT = 0
 _START_LIMIT = 60.0  # seconds that a duplicate of the world may take to be made
 
 try:
+    starting.start_mpi()
     from mpi4py import MPI
 
     _problem = ""

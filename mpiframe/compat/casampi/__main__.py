@@ -10,9 +10,7 @@ def main(argv: list[str]) -> int:
     if not argv or argv == ["-m"]:
         print("usage: python -m mpiframe.compat.casampi script.py|-m module [arguments ...]", file=sys.stderr)
         return 2
-    from mpiframe import launcher, runner
-
-    launcher.prepare_process()
+    from mpiframe import runner
     from mpiframe.compat.casampi.MPIEnvironment import MPIEnvironment
 
     if not MPIEnvironment.is_mpi_enabled:
