@@ -128,10 +128,10 @@ def address_towards(peer: str) -> str | None:
         return str(probe.getsockname()[0])
 
 
-def mapped_segments(prefix: str) -> list[str]:
-    """The paths in /dev/shm that this process has mapped, of names that begin with `prefix`."""
+def mapped_segments(prefix: str, pid: int | str = "self") -> list[str]:
+    """The paths in /dev/shm that a process of this host has mapped, of names that begin with `prefix`."""
     try:
-        lines = _read("/proc/self/maps").splitlines()
+        lines = _read(f"/proc/{pid}/maps").splitlines()
     except OSError:
         return []
     paths = {line.split(None, 5)[5] for line in lines if f"/dev/shm/{prefix}" in line}

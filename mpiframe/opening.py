@@ -26,6 +26,7 @@ from mpiframe import doorbell, joining, machine, stuck
 from mpiframe.codec import pack, unpack
 from mpiframe.config import Config
 from mpiframe.errors import WorldError
+from mpiframe.launcher.environment import MPICH_SEGMENTS
 from mpiframe.transport import Peer, Transport
 from mpiframe.world import CLIENT, LEVELS, Member, World
 
@@ -97,7 +98,7 @@ def _forget_segments() -> None:
 
     MPICH does so at its end, which a rank that is killed never comes to: the file would stay for good.
     """
-    for path in machine.mapped_segments("mpich_shm_"):
+    for path in machine.mapped_segments(MPICH_SEGMENTS):
         with contextlib.suppress(OSError):  # another rank of this host was quicker
             os.unlink(path)
 

@@ -14,6 +14,9 @@ from mpiframe.config import Config
 from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import RUN_DIR, STARTED
 
+_LAUNCHER_SECONDS = 5.0
+"""For `mpiframe run`, which tidies up, to end us first; it hears nothing of ranks on other hosts alone."""
+
 
 def start_mpi() -> None:
     """Import mpi4py.MPI, with the settings that `mpiframe run` would make; nothing if that has been done.
@@ -37,8 +40,9 @@ def start_mpi() -> None:
     )
     start = compile("import mpi4py.MPI", words, "exec")
     if seconds:
+        later = _LAUNCHER_SECONDS if RUN_DIR in os.environ else 0.0
         with contextlib.suppress(AttributeError, OSError, ValueError):  # standard error is closed, or no file
-            faulthandler.dump_traceback_later(seconds, exit=True)
+            faulthandler.dump_traceback_later(seconds + later, exit=True)
     try:
         exec(start, {})
     finally:

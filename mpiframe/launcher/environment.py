@@ -34,6 +34,9 @@ NEWS = "news"
 SEGMENTS = ("sm_segment.", "vader_segment.")
 """How Open MPI's shared memory is called in /dev/shm: HOST.USER.RUN-AND-JOB.RANK follows."""
 
+MPICH_SEGMENTS = "mpich_shm_"
+"""How MPICH's begins, which has a name only until MPI has started."""
+
 JOIN = "MPIFRAME_JOIN"
 """How this process comes into a world whose ranks were launched one by one, as JSON; see `joining`."""
 RESILIENT = "MPIFRAME_RESILIENT"

@@ -32,10 +32,12 @@ import time
 from pathlib import Path
 from typing import IO
 
+from mpiframe import machine
 from mpiframe.config import Config
 from mpiframe.errors import WorldError
 from mpiframe.launcher.environment import (
     CALLER_ENV,
+    MPICH_SEGMENTS,
     NEWS,
     RUN_DIR,
     SEGMENTS,
@@ -65,7 +67,6 @@ _SETTLE_SECONDS = 0.5  # for a launcher's helpers to leave after the launcher en
 _LEAVE_SECONDS = 2.0  # for servers and launchers to leave when the client has
 _KILL_SECONDS = 2.0  # for the kernel to take away what was killed
 _FOLLOW_SECONDS = 2.0  # for the launcher to end after the last rank
-_START_SECONDS = 5.0  # for ranks to come to MPI's start, and to be seen to end where that has taken too long
 _SAME_PRESS_SECONDS = 0.1  # `timeout` and some shells deliver one Ctrl-C twice
 
 TIMED_OUT = 124
@@ -103,11 +104,12 @@ class World:
         self._init_timeout = config.init_timeout
         # When MPI must have started. Of ranks on other hosts alone nothing is heard.
         bounded = plan.tells_of_start and config.init_timeout
-        self._start_limit = time.monotonic() + config.init_timeout + _START_SECONDS if bounded else None
+        self._start_limit = time.monotonic() + config.init_timeout if bounded else None
         self._follow = config.grace + config.stop_timeout + _FOLLOW_SECONDS
         # Children of a program that calls `run`: not ours to end, nor to take the status of.
         self._strangers = descendants(os.getpid(), dead=True)
         self._forced = False
+        self._segments: set[str] = set()  # MPICH's shared memory that has a name yet
         env = scrub_environment(os.environ, purpose="step")
         env |= {CALLER_ENV: record_caller(env), RUN_DIR: str(directory), **plan.env_added}
         if sys.stderr is not None and sys.stderr.isatty():
@@ -144,19 +146,20 @@ class World:
         first, first_at, asked_client = 0, 0.0, False
         while self._mpiexec.poll() is None and not self._over():
             arrived = self._next_signal(_sooner(limit, self._start_limit))
-            if arrived is None and self._is_time_to_have_started():
+            if arrived is None and _is_over(self._start_limit):
                 self._start_limit = None
                 if first or (self._directory / STARTED).exists():
                     continue
                 print(
                     f"mpiframe run: MPI has not started within {self._init_timeout:g} s "
-                    f"(MPIFRAME_INIT_TIMEOUT), and {self._plan.mpiexec} does not end: it may wait for a host "
-                    "that it cannot reach, or whose answers a firewall drops; it was ended by force",
+                    "(MPIFRAME_INIT_TIMEOUT). It waits for all ranks: one may not have come that far, a host "
+                    "may be out of reach, or a firewall drops what hosts send each other. The run was ended "
+                    "by force",
                     file=sys.stderr,
                 )
                 self._end_by_force()
                 return 1
-            if arrived is None and self._is_left_behind() and not first:
+            if arrived is None and _is_over(self._followers_limit) and not first:
                 print(
                     "mpiframe run: the client has ended, but mpiexec has not, as if it waited for a host "
                     "that cannot be reached; it was ended by force",
@@ -244,6 +247,9 @@ class World:
             self._wait_until_gone(TERM_SECONDS)
         self._mpiexec.poll()
         forget_segments(self._segments_file)
+        for path in self._segments:
+            with contextlib.suppress(OSError):  # whoever made it has come to that
+                os.unlink(path)
         if self._foreground is not None:
             self._foreground.restore(orderly=self._status_file.exists())
         os.close(self._news)
@@ -271,6 +277,8 @@ class World:
 
     def _end_by_force(self) -> None:
         self._forced = True
+        for pid in self._alive():
+            self._segments.update(machine.mapped_segments(MPICH_SEGMENTS, pid))
         self._followers_limit = math.inf
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._mpiexec.pid, signal.SIGTERM)
@@ -342,15 +350,13 @@ class World:
             return
         self._followers_limit = time.monotonic() + self._follow  # it has ended, and was quicker than we
 
-    def _is_time_to_have_started(self) -> bool:
-        return self._start_limit is not None and self._start_limit <= time.monotonic()
-
-    def _is_left_behind(self) -> bool:
-        return self._followers_limit is not None and self._followers_limit <= time.monotonic()
-
 
 def _sooner(*limits: float | None) -> float | None:
     return min((at for at in limits if at is not None), default=None)
+
+
+def _is_over(limit: float | None) -> bool:
+    return limit is not None and limit <= time.monotonic()
 
 
 def forget_segments(listed: Path) -> None:

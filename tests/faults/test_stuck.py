@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.conftest import ROOT
 
 SECONDS = 100.0
 SAID = "MPI has slept for 2 s (MPIFRAME_STUCK_TIMEOUT) in a call that never waits"
@@ -127,16 +131,34 @@ def test_a_deadlock_of_open_mpi(launcher: Any) -> None:
     assert (SAID in ended.stderr) == (ended.status != 0) == ("through" not in ended.stdout), ended.said
 
 
+def segments() -> set[Path]:
+    return set(Path("/dev/shm").glob("mpich_shm_*"))
+
+
+LATE = """
+import os, time
+if "1" in (os.environ.get("PMIX_RANK"), os.environ.get("PMI_RANK")):
+    time.sleep(600)
+"""
+
+
 def test_a_rank_that_does_not_come_to_mpis_start(launcher: Any) -> None:
     """The other waits for it there, and no thread of Python's can do anything meanwhile."""
-    late = """
-    import os, time
-    if "1" in (os.environ.get("PMIX_RANK"), os.environ.get("PMI_RANK")):
-        time.sleep(600)
-    import mpiframe
-    mpiframe.Client()
-    """
-    ended = launcher.run(late, 2, seconds=SECONDS, plain=True, env={"MPIFRAME_INIT_TIMEOUT": "2"})
+    script = LATE + "import mpiframe; mpiframe.Client()"
+    before = segments()
+    ended = launcher.run(script, 2, seconds=SECONDS, plain=True, env={"MPIFRAME_INIT_TIMEOUT": "2"})
+    for left in segments() - before:  # there is no `mpiframe run` here to do it
+        left.unlink()
     assert ended.status != 0
     assert f"mpiframe: MPI did not start on {socket.gethostname()} (process " in ended.stderr
     assert "within 2 s (MPIFRAME_INIT_TIMEOUT)" in ended.stderr
+
+
+def test_the_launcher_ends_a_start_that_a_rank_does_not_come_to(launcher: Any, tmp_path: Path) -> None:
+    """And leaves nothing: MPICH's ranks have made their shared memory by then, and given it a name."""
+    (tmp_path / "sitecustomize.py").write_text(LATE)
+    env = {"MPIFRAME_INIT_TIMEOUT": "2", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    before = segments()
+    ended = launcher.run("", 2, seconds=SECONDS, env=env).expect(1)
+    assert "mpiframe run: MPI has not started within 2 s (MPIFRAME_INIT_TIMEOUT)" in ended.stderr
+    assert segments() <= before
