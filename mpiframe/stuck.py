@@ -43,9 +43,8 @@ class _Watch:
     def __init__(self, seconds: float, stuck: Callable[[str], None]) -> None:
         self._seconds = seconds
         self._stuck = stuck
-        self._unmoved: dict[
-            int, tuple[str, int]
-        ] = {}  # thread -> its sleeps so far, looks since the last one
+        # thread -> how often it had gone to sleep, and looks since the last time
+        self._unmoved: dict[int, tuple[str, int]] = {}
 
     def run(self) -> None:
         pause = threading.Event()

@@ -129,7 +129,8 @@ def plan(
     library = find_library()
     path = find_mpiexec(library, mpiexec)
     env = scrub_environment(os.environ, purpose="step") | dict(variables or {})
-    added = settings(library, env, local=_is_local(env, hostfile)) | dict(variables or {})
+    local = _is_local(env, hostfile)
+    added = settings(library, env, local=local) | dict(variables or {})
     how, why_not = resilience(library) if resilient else ("", "")
     if why_not:
         raise WorldError(why_not)
@@ -138,14 +139,12 @@ def plan(
     flags = [*_host_flags(library, hostfile, n), *_export_flags(library, env, hostfile), *extra]
     if how == "ulfm":
         flags[:0] = ["--with-ft", "ulfm"]
-        if not _is_local(env, hostfile):
+        if not local:
             flags += ["-x", RESILIENT]
         added |= {name: value for name, value in _SAFE_TCP.items() if name not in env}
         added |= {RESILIENT: how}
     argv = (path, "-n", str(n), *flags, sys.executable, *python_args)
-    local = _is_local(env, hostfile)
-    here = local or (hostfile is not None and _begins_here(hostfile))
-    tells = here and _is_ours(python_args, extra)
+    tells = _tells_of_start(python_args, extra) and (local or _begins_here(hostfile))
     opens_stdin = library.vendor == "Open MPI" and local
     return LaunchPlan(argv, added, library, path, how, tells_of_start=tells, opens_stdin=opens_stdin)
 
@@ -189,18 +188,19 @@ def _joined_plan(
     added |= {name: value for name, value in ucx.items() if name not in env}
     added |= {RESILIENT: "joined", JOIN: json.dumps({"size": n})}
     argv = (path, "-n", "1", *extra, sys.executable, *python_args)
-    return LaunchPlan(
-        argv, added, library, path, "joined", hosts, tells_of_start=_is_ours(python_args, extra)
-    )
+    tells = _tells_of_start(python_args, extra)
+    return LaunchPlan(argv, added, library, path, "joined", hosts, tells_of_start=tells)
 
 
-def _is_ours(python_args: Sequence[str], extra: Sequence[str]) -> bool:
-    """Whether ranks come through `starting`, on the hosts that are known here."""
-    return not extra and python_args[0] == "-m" and python_args[1].split(".")[0] == "mpiframe"
+def _tells_of_start(python_args: Sequence[str], extra: Sequence[str]) -> bool:
+    """Whether ranks start MPI by `starting`, and nobody but us says on which hosts."""
+    return not extra and tuple(python_args[:1]) == ("-m",) and python_args[1].split(".")[0] == "mpiframe"
 
 
-def _begins_here(hostfile: str) -> bool:
+def _begins_here(hostfile: str | None) -> bool:
     """Whether the first host of a list is this one."""
+    if hostfile is None:
+        return False
     me = socket.gethostname()
     with open(hostfile, encoding="utf-8") as file:
         names = (re.split(r"[\s:]", line.partition("#")[0].strip())[0] for line in file)

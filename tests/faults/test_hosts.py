@@ -231,7 +231,7 @@ def test_the_doorbell_listens_on_one_address_and_only_while_the_world_opens(site
 
 
 @pytest.mark.long
-def test_a_start_that_hosts_cannot_hear_of_each_other_for_ends_in_time(site: Site) -> None:
+def test_a_start_of_hosts_that_cannot_hear_each_other_ends_in_time(site: Site) -> None:
     """MPI's own: its launcher waits for its daemons, or its ranks for each other, without a limit."""
     site.hosts.drop(0, 1024, 65534)
     world = site.start("import mpiframe; mpiframe.Client()", 1, 1, 1, init_timeout=3)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -311,6 +312,38 @@ def test_open_mpi_outlives_a_dead_rank_in_one_world(wheel_5: str, tmp_path: Path
     (tmp_path / "hosts").write_text("n1\nn2\n")
     elsewhere = launcher.plan(4, ["x.py"], hostfile=str(tmp_path / "hosts"), resilient=True)
     assert "-x MPIFRAME_RESILIENT" in " ".join(elsewhere.argv)
+
+
+def test_where_ranks_die_open_mpis_tcp_does_not_write_into_memory(
+    wheel_5: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = "OMPI_MCA_btl_tcp_flags"
+    assert flags not in launcher.plan(2, ["x.py"]).env_added
+    plan = launcher.plan(2, ["x.py"], resilient=True)
+    assert "send" in plan.env_added[flags].split(",")
+    assert "put" not in plan.env_added[flags].split(",")
+    monkeypatch.setenv(flags, "send,put")
+    assert flags not in launcher.plan(2, ["x.py"], resilient=True).env_added
+
+
+def test_who_says_when_mpi_has_started(wheel_5: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody, unless it is certain: the run would be ended for want of a word."""
+    for name in planning._ALLOCATIONS:
+        monkeypatch.delenv(name, raising=False)
+    ours = ["-m", "mpiframe", "x.py"]
+    assert launcher.plan(2, ours).tells_of_start
+    assert launcher.plan(2, ("-m", "mpiframe.compat.casampi", "x.py")).tells_of_start
+    for others in (["-m", "pytest"], ["x.py"], ["-c", "pass"], []):
+        assert not launcher.plan(2, others).tells_of_start
+    assert not launcher.plan(2, ours, extra=["--host", "n1:2"]).tells_of_start
+    hosts = tmp_path / "hosts"
+    for line in ("localhost slots=1", f"{socket.gethostname()}:1", f"# mine\n{socket.gethostname()}.site"):
+        hosts.write_text(f"{line}\nn2 slots=1\n")
+        assert launcher.plan(2, ours, hostfile=str(hosts)).tells_of_start, line
+    hosts.write_text(f"n2 slots=1\n{socket.gethostname()} slots=1\n")
+    assert not launcher.plan(2, ours, hostfile=str(hosts)).tells_of_start
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert not launcher.plan(2, ours).tells_of_start
 
 
 def test_mpich_outlives_a_dead_rank_where_each_has_a_launcher(
