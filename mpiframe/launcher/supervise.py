@@ -69,6 +69,12 @@ _KILL_SECONDS = 2.0  # for the kernel to take away what was killed
 _FOLLOW_SECONDS = 2.0  # for the launcher to end after the last rank
 _SAME_PRESS_SECONDS = 0.1  # `timeout` and some shells deliver one Ctrl-C twice
 
+_NOT_STARTED = (
+    "mpiframe run: MPI has not started within {:g} s (MPIFRAME_INIT_TIMEOUT). It waits for all ranks: one "
+    "may not have come that far, a host may be out of reach, or a firewall drops what hosts send each other. "
+    "The run was ended by force"
+)
+
 TIMED_OUT = 124
 """The exit status of a run that took longer than its time-out, as the command `timeout` has it."""
 
@@ -150,13 +156,7 @@ class World:
                 self._start_limit = None
                 if first or (self._directory / STARTED).exists():
                     continue
-                print(
-                    f"mpiframe run: MPI has not started within {self._init_timeout:g} s "
-                    "(MPIFRAME_INIT_TIMEOUT). It waits for all ranks: one may not have come that far, a host "
-                    "may be out of reach, or a firewall drops what hosts send each other. The run was ended "
-                    "by force",
-                    file=sys.stderr,
-                )
+                print(_NOT_STARTED.format(self._init_timeout), file=sys.stderr)
                 self._end_by_force()
                 return 1
             if arrived is None and _is_over(self._followers_limit) and not first:
