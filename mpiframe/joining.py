@@ -127,7 +127,7 @@ def replacement(rank: int, size: int, host: str | None, here: bool, seconds: flo
         try:
             return bounded(lambda: _spawn(newcomer, rank, size, host), rank, deadline, newcomer.trouble)
         except WorldError:
-            newcomer.end()  # it would wait until the end of the run
+            newcomer.give_up()
             raise
     launcher = link()
     if launcher is None:
@@ -158,7 +158,8 @@ def _spawn(newcomer: Newcomer, rank: int, size: int, host: str | None) -> MPI.In
         info.Set("host", host)
     program, *arguments = newcomer.argv
     between = MPI.COMM_SELF.Spawn(program, arguments, 1, info)
-    newcomer.is_through = True
+    if not newcomer.come_through():
+        raise WorldError(f"server {rank} came too late")
     comm = between.Merge(False)
     comm.bcast((rank, size), 0)
     return comm

@@ -1,9 +1,13 @@
 """Looks after a process that Open MPI was asked to start, until it has come through MPI's start.
 
-Open MPI's launcher (5.0) now and then does not answer the greeting of a process that comes just as it deals
-with the death of another: about once in two thousand times on a busy host. The process then waits for the
-launcher, our spawn for the process, the launcher for nothing, and none of it ever ends. What can be seen of
-that is that both sleep, and go on to do so. A new attempt is not in the way of the old one's remains.
+Open MPI's launcher now and then does not hear a process that comes after two have died at once: PMIx (as of
+Open MPI 5.0.11) closes the connection of one that died before it tells libevent, which then takes the next
+connection of that number for one that it watches already (openpmix/openpmix, pull request 4279). The process
+then waits for the launcher, our spawn for the process, the launcher for nothing, and none of it ever ends.
+What can be seen of that is that both sleep, and go on to do so.
+
+Such a process is left alone to the end of the run: if it were ended, the next one would get the same number,
+and not be heard either. Another one gets another number.
 """
 
 from __future__ import annotations
@@ -27,7 +31,9 @@ class Newcomer:
 
     def __init__(self, argv: list[str]) -> None:
         self.argv = argv
-        self.is_through = False  # its MPI is up
+        self._is_through = False  # its MPI is up
+        self._is_lost = False  # the launcher does not hear it
+        self._is_given_up = False
         self._launcher = _launcher()
         self._before = processes.children(self._launcher)
         self._pid: int | None = None
@@ -49,15 +55,28 @@ class Newcomer:
         asleep = machine.threads_asleep(self._pid) if self._waits_for_launcher() else None
         self._looks = self._looks + 1 if asleep and asleep == self._asleep else 0
         self._asleep = asleep
-        if self._looks < _LOST:
+        self._is_lost = self._looks >= _LOST
+        if not self._is_lost:
             return ""
         return (
-            f"(process {self._pid}) waited in MPI's start for Open MPI's launcher, which had lost it and did "
-            "nothing; it is ended"
+            f"(process {self._pid}) waits in MPI's start for Open MPI's launcher, which has lost it and does "
+            "nothing; it is left to the end of the run"
         )
 
-    def end(self) -> None:
-        """Kill it, if it is there."""
+    def come_through(self) -> bool:
+        """Its MPI is up; whether it is still waited for. From the thread that started it."""
+        self._is_through = True
+        if self._is_given_up:
+            self._end()
+        return not self._is_given_up
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more: end it if it is there, and the launcher hears it."""
+        self._is_given_up = True
+        if self._is_through or not self._is_lost:
+            self._end()
+
+    def _end(self) -> None:
         if self._pid is not None and self._is_ours(self._pid):
             with contextlib.suppress(OSError):
                 os.kill(self._pid, signal.SIGKILL)
@@ -77,7 +96,7 @@ class Newcomer:
 
     def _waits_for_launcher(self) -> bool:
         """Whether it may: before MPI's start a script may sleep as it likes, and after it, too."""
-        if self.is_through or machine.is_stopped(self._pid or 0) or not self._is_launcher_idle():
+        if self._is_through or machine.is_stopped(self._pid or 0) or not self._is_launcher_idle():
             return False
         with contextlib.suppress(OSError):
             return "/libmpi" in Path(f"/proc/{self._pid}/maps").read_text()

@@ -520,15 +520,16 @@ def test_a_server_that_dies_each_time_as_it_starts_is_given_up(launcher: Any) ->
 
 FALSE_STARTS = {
     "ends": "os._exit(3)",
-    # As one that waits for ever for its launcher, which has lost it: Open MPI's does so once in a while. Its
-    # own loss cannot be brought about; what can be seen of it from outside is the same.
+    # As one that waits for ever for its launcher, which has lost it: Open MPI's does so once in a while. That
+    # cannot be brought about at will (on a busy host `test_all_servers_die_and_come_back` meets it once in 10
+    # to 40 times); what can be seen of it from outside is the same.
     "sleeps": "mpi4py.rc.initialize = False; from mpi4py import MPI; threading.Event().wait()",
 }
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", FALSE_STARTS)
-def test_a_replacement_that_does_not_come_is_ended_and_another_is_started(
+def test_a_replacement_that_does_not_come_is_given_up_and_another_is_started(
     launcher: Any, tmp_path: Path, how: str
 ) -> None:
     hook = f"""
@@ -541,6 +542,7 @@ def test_a_replacement_that_does_not_come_is_ended_and_another_is_started(
         {FALSE_STARTS[how]}
     """
     (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(hook))
+    is_left = how == "sleeps" and launcher.python.name == "openmpi"  # to the end of the run, see `newcomer`
     body = f"""
     folder = pathlib.Path({str(tmp_path)!r})
     (folder / "next").touch()
@@ -548,7 +550,7 @@ def test_a_replacement_that_does_not_come_is_ended_and_another_is_started(
     assert client.push("6 * 7", 1, block=True)[0].ret == 42
     (false,) = [int(path.name.partition("-")[2]) for path in folder.glob("false-*")]
     assert pid_of(1) != false
-    until(lambda: not os.path.exists(f"/proc/{{false}}"))
+    until(lambda: os.path.exists(f"/proc/{{false}}") == {is_left})
     kill(1)  # what was left of that start is in nobody's way
     assert client.push("6 * 7", 1, block=True)[0].ret == 42
     client.close()
@@ -560,7 +562,7 @@ def test_a_replacement_that_does_not_come_is_ended_and_another_is_started(
     assert "closed" in ended.stdout
     assert ended.stderr.count("server 1 was not replaced") == 1
     if launcher.python.name == "openmpi":
-        assert ("had lost it" if how == "sleeps" else "ended at once") in ended.stderr, ended.stderr
+        assert ("has lost it" if how == "sleeps" else "ended at once") in ended.stderr, ended.stderr
 
 
 @pytest.mark.long
