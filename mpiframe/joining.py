@@ -257,11 +257,7 @@ def let_go_of_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for fd in (1, 2):
         os.dup2(nowhere, fd)
-    limit = time.monotonic() + _END_SECONDS
-    before, now = None, machine.threads_asleep(os.getppid())
-    while (now is None or now != before) and time.monotonic() < limit:
-        time.sleep(1e-3)  # nothing tells when another process has gone to sleep
-        before, now = now, machine.threads_asleep(os.getppid())
+    machine.await_rest(os.getppid(), _END_SECONDS)
 
 
 def _unlink_own_memory() -> None:

@@ -7,6 +7,7 @@ import fcntl
 import math
 import os
 import socket
+import time
 
 _SIOCGIFADDR = 0x8915  # Linux's number; elsewhere the call fails, and the host's name has to do
 
@@ -58,6 +59,15 @@ def threads_asleep(pid: int) -> dict[str, str] | None:
             if state in "RD":
                 return None
     return counts
+
+
+def await_rest(pid: int, seconds: float) -> None:
+    """Return when no thread of a process of this host does anything any more, or after so many seconds."""
+    limit = time.monotonic() + seconds
+    before, now = None, threads_asleep(pid)
+    while (now is None or now != before) and time.monotonic() < limit:
+        time.sleep(1e-3)  # nothing tells when another process has gone to sleep
+        before, now = now, threads_asleep(pid)
 
 
 def asleep(thread: int) -> str | None:

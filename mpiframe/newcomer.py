@@ -1,13 +1,11 @@
 """Looks after a process that Open MPI was asked to start, until it has come through MPI's start.
 
-Open MPI's launcher now and then does not hear a process that comes after two have died at once: PMIx (as of
-Open MPI 5.0.11) closes the connection of one that died before it tells libevent, which then takes the next
-connection of that number for one that it watches already (openpmix/openpmix, pull request 4279). The process
-then waits for the launcher, our spawn for the process, the launcher for nothing, and none of it ever ends.
-What can be seen of that is that both sleep, and go on to do so.
+Open MPI's launcher may not hear it, if servers have died in an order that it cannot bear (see `ends`, which
+prevents that where it can). The process then waits for the launcher, our spawn for the process, the launcher
+for nothing, and none of it ever ends. What can be seen of that is that both sleep, and go on to do so.
 
-Such a process is left alone to the end of the run: if it were ended, the next one would get the same number,
-and not be heard either. Another one gets another number.
+Such a process is left alone to the end of the run: its connection has a number of which the launcher believes
+that it watches it. If it were ended, the next one would get the same number, and not be heard either.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ class Newcomer:
         self._is_through = False  # its MPI is up
         self._is_lost = False  # the launcher does not hear it
         self._is_given_up = False
-        self._launcher = _launcher()
+        self._launcher = processes.open_mpi_launcher()
         self._before = processes.children(self._launcher)
         self._pid: int | None = None
         self._asleep: dict[str, str] | None = None
@@ -104,12 +102,3 @@ class Newcomer:
 
     def _is_launcher_idle(self) -> bool:
         return not machine.is_stopped(self._launcher) and machine.threads_asleep(self._launcher) is not None
-
-
-def _launcher() -> int:
-    """Open MPI's launcher or its daemon on this host; 0 if something stands between it and us."""
-    parent = os.getppid()
-    with contextlib.suppress(OSError):
-        if Path(f"/proc/{parent}/comm").read_text().startswith("prte"):
-            return parent
-    return 0

@@ -26,6 +26,7 @@ from mpi4py import MPI
 from mpiframe import doorbell, joining
 from mpiframe.codec import pack
 from mpiframe.commands import Encoded
+from mpiframe.ends import Ends
 from mpiframe.errors import MpiframeError, WorldError
 from mpiframe.launcher import orders
 from mpiframe.messages import Down, Request, Status
@@ -54,6 +55,8 @@ class Recovery:
         self._ending: set[int] = set()  # servers that are being ended for a restart
         self._under_way: set[int] = set()  # servers that are being started
         self._problems: dict[int, MpiframeError] = {}  # why the last attempt to start one failed
+        self._ends = Ends() if self._world.resilient == "ulfm" else None
+        self._hold_ends(self._world.servers)
         self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         launcher = orders.link() if self._world.resilient == "joined" else None
@@ -75,6 +78,8 @@ class Recovery:
 
     def is_replaced(self, rank: int) -> bool:
         """A server is gone; whether another one will come."""
+        if self._ends is not None:
+            self._ends.gone(rank)
         if self._loop.closing:
             return False
         if rank in self._ending or rank in self._under_way:
@@ -95,6 +100,10 @@ class Recovery:
             f"server {rank} on {self._world.members[rank].host} cannot be replaced: Open MPI cannot be "
             "relied on to start another one on a host that is not the client's (MPICH can); the others go on"
         )
+
+    def _hold_ends(self, ranks: Iterable[int]) -> None:
+        if self._ends is not None:
+            self._ends.hold({rank: self._world.members[rank].pid for rank in ranks if self._is_here(rank)})
 
     def _is_here(self, rank: int) -> bool:
         return self._world.members[rank].host_key == self._world.members[CLIENT].host_key
@@ -251,8 +260,11 @@ class Recovery:
     def _replace(self, rank: int) -> None:
         world, loop, config = self._world, self._loop, self._world.config
         host = world.members[rank].host if world.facts().hosts > 1 else None
+        if self._ends is not None:
+            self._ends.settle()
         comm = joining.replacement(rank, world.size, host, self._is_here(rank), config.restart_timeout)
         peer = admit(world, comm, rank, config.restart_timeout)
+        self._hold_ends([rank])
         with loop.lock:
             if loop.closing:
                 for sock in (peer.bell, peer.control):

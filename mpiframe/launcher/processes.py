@@ -72,6 +72,18 @@ def children(parent: int) -> set[int]:
     return {pid for pid, above, state in _table() if above == parent and state not in "ZX"}
 
 
+def open_mpi_launcher() -> int:
+    """The process id of Open MPI's launcher, or of its daemon on this host, for one of its ranks.
+
+    0 if it is another MPI's, or something stands between it and us.
+    """
+    parent = os.getppid()
+    with contextlib.suppress(OSError), open(f"/proc/{parent}/comm", encoding="utf-8") as comm:
+        if comm.read().startswith("prte"):
+            return parent
+    return 0
+
+
 def group_below(root: int) -> set[int]:
     """The descendants of a process that are in its own process group."""
     found = set()

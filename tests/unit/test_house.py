@@ -58,6 +58,7 @@ FLOORS = {
         "hub.wire",
         "transport",
         "newcomer",
+        "ends",
         "starting",
         "joining",
         "fuse",
@@ -184,7 +185,7 @@ PUBLIC = [
 MAY_SLEEP = {
     ("transport", "block"): "back-off where there is no doorbell, in steps epoll cannot count",
     ("opening", "_until"): "back-off before there is a doorbell",
-    ("joining", "let_go_of_output"): "nothing tells when a pipe has become empty",
+    ("machine", "await_rest"): "nothing tells when another process has gone to sleep",
     ("group_comm", "_until"): "back-off while another member of a collective computes",
     ("worlds.ending", "await_gone"): "a kernel that does not tell when a process has ended",
     ("plugins.difx.gateway_session", "run"): "0 s: a turn of asyncio's loop, not a pause",
