@@ -5,8 +5,9 @@ process and from what it prints to, which ends. Where two die at once, PRRTE now
 Then PMIx (as of Open MPI 5.0.11) closes the connection before it tells libevent (openpmix/openpmix, pull
 request 4279), and the launcher does not hear the next process that comes, or is stuck for good.
 
-What a server prints to does not end as long as somebody has it open. So the client has it open, too, and
-closes it once the launcher has gone to sleep after the connection broke.
+PRRTE waits for the end of all that a rank prints to. That does not end as long as somebody has some of it
+open. So the client has it open, too, where it is a pipe (standard error is), and closes it once the launcher
+has gone to sleep after the connection broke.
 """
 
 from __future__ import annotations

@@ -386,6 +386,27 @@ def test_all_servers_die_and_come_back(launcher: Any) -> None:
 
 
 @pytest.mark.long
+def test_open_mpis_launcher_hears_of_an_end_in_the_order_that_it_can_bear(launcher: Any) -> None:
+    """See `ends`: the client has open what a server prints to, and nothing of one that is gone."""
+    held = (
+        1 if launcher.python.name == "openmpi" else 0
+    )  # standard error; the output has a terminal to itself
+    body = f"""
+    def pipes(pid):
+        paths = (f"/proc/{{pid}}/fd/{{name}}" for name in os.listdir(f"/proc/{{pid}}/fd"))
+        return {{os.readlink(path) for path in paths if pathlib.Path(path).is_fifo()}}
+    for _ in range(3):
+        theirs = pipes(pid_of(1))
+        assert len(theirs & pipes("self")) == {held}, (theirs, pipes("self"))
+        kill(1)
+        assert client.push("6 * 7", 1, block=True)[0].ret == 42
+        assert not theirs & pipes("self")
+    client.close()
+    """
+    resilient(launcher, body, client='restart="always"', ranks=2)
+
+
+@pytest.mark.long
 def test_a_command_that_kills_each_server_it_meets(launcher: Any) -> None:
     """It ends after its retries; the queue behind it is worked off by the replacements."""
     body = """
