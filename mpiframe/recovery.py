@@ -81,6 +81,8 @@ class Recovery:
         if self._ends is not None:
             self._ends.gone(rank)
         if self._loop.closing:
+            if self._always and not self._why_not(rank):
+                self._loop.losses.replaced(rank)  # or would be, if there were still something to do
             return False
         if rank in self._ending or rank in self._under_way:
             return True

@@ -608,6 +608,18 @@ def test_a_setup_that_fails_on_the_replacement(launcher: Any) -> None:
 
 
 @pytest.mark.long
+def test_a_server_that_dies_as_the_client_closes_is_no_loss_where_it_would_be_replaced(launcher: Any) -> None:
+    body = """
+    os.kill(pid_of(1), signal.SIGKILL)
+    client.close()  # it goes on for some milliseconds yet
+    print("closed")
+    """
+    assert "closed" in resilient(launcher, body, client='restart="always"').stdout
+    ended = resilient(launcher, body, status=1)
+    assert "a server was lost during the run" in ended.stderr, ended.stderr
+
+
+@pytest.mark.long
 def test_the_end_does_not_wait_for_nothing(launcher: Any) -> None:
     """To close while a replacement is under way waits for its queue; to abandon does not."""
     body = """
