@@ -388,9 +388,8 @@ def test_all_servers_die_and_come_back(launcher: Any) -> None:
 @pytest.mark.long
 def test_open_mpis_launcher_hears_of_an_end_in_the_order_that_it_can_bear(launcher: Any) -> None:
     """See `ends`: the client has open what a server prints to, and nothing of one that is gone."""
-    held = (
-        1 if launcher.python.name == "openmpi" else 0
-    )  # standard error; the output has a terminal to itself
+    # Standard error; the output has a terminal to itself.
+    held = 1 if launcher.python.name == "openmpi" else 0
     body = f"""
     def pipes(pid):
         paths = (f"/proc/{{pid}}/fd/{{name}}" for name in os.listdir(f"/proc/{{pid}}/fd"))
@@ -542,8 +541,8 @@ def test_a_server_that_dies_each_time_as_it_starts_is_given_up(launcher: Any) ->
 FALSE_STARTS = {
     "ends": "os._exit(3)",
     # As one that waits for ever for its launcher, which has lost it: Open MPI's does so once in a while. That
-    # cannot be brought about at will (on a busy host `test_all_servers_die_and_come_back` meets it once in 10
-    # to 40 times); what can be seen of it from outside is the same.
+    # cannot be brought about at will (on a busy host `test_all_servers_die_and_come_back` may meet it); what
+    # can be seen of it from outside is the same.
     "sleeps": "mpi4py.rc.initialize = False; from mpi4py import MPI; threading.Event().wait()",
 }
 
