@@ -65,7 +65,8 @@ class Ends:
         """Return when the launcher has dealt with all servers that are gone."""
         with self._changed:
             self._changed.wait_for(lambda: not self._open)
-        machine.await_rest(self._launcher, _REST_SECONDS)
+        if self._launcher:
+            machine.await_rest(self._launcher, _REST_SECONDS)
 
     def _run(self) -> None:
         while True:

@@ -55,8 +55,9 @@ class Recovery:
         self._ending: set[int] = set()  # servers that are being ended for a restart
         self._under_way: set[int] = set()  # servers that are being started
         self._problems: dict[int, MpiframeError] = {}  # why the last attempt to start one failed
-        self._ends = Ends() if self._world.resilient == "ulfm" else None
-        self._hold_ends(self._world.servers)
+        self._ends = Ends()
+        if self._world.resilient == "ulfm":
+            self._hold_ends(self._world.servers)
         self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         launcher = orders.link() if self._world.resilient == "joined" else None
@@ -78,8 +79,7 @@ class Recovery:
 
     def is_replaced(self, rank: int) -> bool:
         """A server is gone; whether another one will come."""
-        if self._ends is not None:
-            self._ends.gone(rank)
+        self._ends.gone(rank)
         if self._loop.closing:
             if self._always and not self._why_not(rank):
                 self._loop.losses.replaced(rank)  # or would be, if there were still something to do
@@ -104,8 +104,7 @@ class Recovery:
         )
 
     def _hold_ends(self, ranks: Iterable[int]) -> None:
-        if self._ends is not None:
-            self._ends.hold({rank: self._world.members[rank].pid for rank in ranks if self._is_here(rank)})
+        self._ends.hold({rank: self._world.members[rank].pid for rank in ranks if self._is_here(rank)})
 
     def _is_here(self, rank: int) -> bool:
         return self._world.members[rank].host_key == self._world.members[CLIENT].host_key
@@ -262,8 +261,7 @@ class Recovery:
     def _replace(self, rank: int) -> None:
         world, loop, config = self._world, self._loop, self._world.config
         host = world.members[rank].host if world.facts().hosts > 1 else None
-        if self._ends is not None:
-            self._ends.settle()
+        self._ends.settle()
         comm = joining.replacement(rank, world.size, host, self._is_here(rank), config.restart_timeout)
         peer = admit(world, comm, rank, config.restart_timeout)
         self._hold_ends([rank])

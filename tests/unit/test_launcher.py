@@ -326,6 +326,16 @@ def test_where_ranks_die_open_mpis_tcp_does_not_write_into_memory(
     assert flags not in launcher.plan(2, ["x.py"], resilient=True).env_added
 
 
+def test_to_open_mpis_launcher_a_dead_server_aborts_nothing(
+    wheel_5: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "PRTE_MCA_state_base_recoverable"
+    assert name not in launcher.plan(2, ["x.py"]).env_added
+    assert launcher.plan(2, ["x.py"], resilient=True).env_added[name] == "1"
+    monkeypatch.setenv(name, "0")
+    assert name not in launcher.plan(2, ["x.py"], resilient=True).env_added
+
+
 def test_who_says_when_mpi_has_started(wheel_5: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody, unless it is certain: the run would be ended for want of a word."""
     for name in planning._ALLOCATIONS:
