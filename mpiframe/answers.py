@@ -223,6 +223,8 @@ class Holder(Protocol):
 
 _ENDED = ("FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED")
 _FINISHED = "FINISHED"
+_Asked = tuple[threading.Condition, list[Any], list[Callable[[concurrent.futures.Future[Any]], object]]]
+_making = threading.RLock()  # held by who makes what is asked for; again, by what a signal may call
 
 
 class CommandFuture(concurrent.futures.Future[Any]):
@@ -231,16 +233,26 @@ class CommandFuture(concurrent.futures.Future[Any]):
     What the base class makes for each future (a lock, a condition, two lists) is made here when somebody
     asks for it, because it costs more than all the rest of a small command. Its state is written before it
     is looked whether anybody waits, and they look at it after they have said that they do.
+
+    All is in slots, not for the memory alone: where two threads have CPython (3.11.7) make the `__dict__` of
+    one object at once, it can get two, of which one is freed while the other is in use.
     """
 
-    _state = "PENDING"
-    _result = None
-    _exception = None
-    _how_cancelled: MpiframeError | None = None
-    _asked = False  # somebody has asked for one of these; to look into `__dict__` would make one
-    first_item: int | None = None
+    __slots__ = (
+        "_asked",
+        "_exception",
+        "_how_cancelled",
+        "_loop",
+        "_result",
+        "_state",
+        "first_item",
+        "request",
+        "seconds",
+    )
+
+    first_item: int | None
     """Of a chunk of a map: the index of its first item."""
-    seconds: float | None = None
+    seconds: float | None
     """Of a chunk of a map that has ended: how long it ran on its server."""
 
     def __init__(self, loop: Loop, request: Request, first_item: int | None = None) -> None:
@@ -248,14 +260,34 @@ class CommandFuture(concurrent.futures.Future[Any]):
         # Let go of when it has ended, and nothing else is kept that need not be: when a million futures are
         # held, the garbage collector looks at each and at all it refers to, again and again.
         self.request: Request | None = request
-        if first_item is not None:
-            self.first_item = first_item
+        self.first_item = first_item
+        self.seconds = None
+        self._state = "PENDING"
+        self._result = self._exception = None
+        self._how_cancelled: MpiframeError | None = None
+        self._asked: _Asked | None = None  # once somebody has asked for any of it
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("_condition", "_waiters", "_done_callbacks"):
-            self._asked = True
-            return self.__dict__.setdefault(name, threading.Condition() if name == "_condition" else [])
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def _made(self) -> _Asked:
+        if self._asked is None:
+            made: _Asked = (threading.Condition(), [], [])
+            with _making:
+                if self._asked is None:
+                    self._asked = made
+        return self._asked
+
+    # The base class writes these where it begins, which it does not here.
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        return self._made()[0]
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        return self._made()[1]
+
+    @property
+    def _done_callbacks(self) -> list[Callable[[concurrent.futures.Future[Any]], object]]:
+        return self._made()[2]
 
     def __repr__(self) -> str:
         request = self.request
@@ -348,13 +380,13 @@ class CommandFuture(concurrent.futures.Future[Any]):
 
     def settle_alone(self, value: Any, seconds: float) -> bool:
         """Take the value; False if somebody is to be told of it, by `settle`."""
-        if self._asked:
+        if self._asked is not None:
             return False
         self._result = value
         if self.first_item is not None:
             self.seconds = seconds
         self._state = _FINISHED
-        if self._asked:  # in this very moment
+        if self._asked is not None:  # in this very moment
             return False
         self.request = None
         return True
@@ -372,15 +404,16 @@ class CommandFuture(concurrent.futures.Future[Any]):
         self._tell()
 
     def _tell(self) -> None:
-        if not self._asked:
+        if self._asked is None:
             return
-        with self._condition:
-            for waiter in self._waiters:
+        condition, waiters, _ = self._asked
+        with condition:
+            for waiter in waiters:
                 if self._exception is None:
                     waiter.add_result(self)
                 else:
                     waiter.add_exception(self)
-            self._condition.notify_all()
+            condition.notify_all()
         self._invoke_callbacks()
 
     def _await(self, timeout: float | None) -> None:

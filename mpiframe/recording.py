@@ -41,6 +41,8 @@ Submit = Callable[[Sequence[Any], int, Make], CommandFuture]
 class RecordingFuture(CommandFuture):
     """A future whose value is recorded before it is told to anybody, who could change it."""
 
+    __slots__ = ("_keep",)
+
     def __init__(self, loop: Loop, request: Request, first_item: int | None, keep: Keep) -> None:
         super().__init__(loop, request, first_item)
         self._keep = keep

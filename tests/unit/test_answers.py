@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import linecache
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -278,3 +280,38 @@ def test_only_a_queued_future_can_be_cancelled() -> None:
         with pytest.raises(errors.CommandCancelled):
             ask()
     assert concurrent.futures.wait([future], 0).done == {future}
+
+
+def test_threads_that_follow_a_future_at_once_are_all_told() -> None:
+    """Whichever of them makes what it takes, there is one of it."""
+    for _ in range(200):
+        asked = request()
+        future, told = future_of(asked), threading.Semaphore(0)
+        ready = threading.Barrier(3)
+
+        def follow(future: CommandFuture = future, told: Any = told, ready: Any = ready) -> None:
+            ready.wait(30)
+            future.add_done_callback(lambda _: told.release())
+
+        followers = [threading.Thread(target=follow) for _ in range(2)]
+        for follower in followers:
+            follower.start()
+        ready.wait(30)
+        future.settle(travel(asked, Mode.EVAL, "3"))  # in the midst of it
+        for follower in followers:
+            follower.join()
+        for _ in followers:
+            assert told.acquire(timeout=30)
+        assert not told.acquire(blocking=False)
+
+
+def test_a_future_lives_without_a_dict() -> None:
+    """CPython can spoil one that two threads make at once; it is also two thirds of a future's memory."""
+    asked = request()
+    futures = [future_of(asked) for _ in range(100)]
+    for future in futures:
+        assert not concurrent.futures.wait([future], 0).done
+        future.add_done_callback(lambda _: None)
+        future.settle(travel(asked, Mode.EVAL, "3"))
+        assert future.result() == 3
+        assert not any(type(held) is dict for held in gc.get_referents(future))
